@@ -1,0 +1,270 @@
+//! The configuration as it is meant: parsed, checked and immutable.
+//!
+//! [`file`] holds the TOML as it is written, [`check`] turns that into a [`Config`] or into errors that name the key, the line and
+//! a suggestion, [`units`] reads durations and sizes. Nothing outside this folder sees the file's own shape, and nothing in a
+//! [`Config`] needs checking again.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All of one proxy's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[cluster]`
+    pub cluster: Cluster,
+    /// `[monitor]`
+    pub monitor: Monitor,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[pool]`
+    pub pool: Pool,
+    /// `[routing]`
+    pub routing: Routing,
+    /// `[failover]`
+    pub failover: Failover,
+    /// `[admin]`
+    pub admin: Admin,
+}
+
+/// Where clients connect, and how many may.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// TCP addresses to listen on; `localhost:5432` has been resolved.
+    pub addresses: Vec<SocketAddr>,
+    /// Clients at once, over all addresses; the next one gets 53300.
+    pub max_clients: usize,
+    /// Worker threads, each a runtime of its own. Never 0.
+    pub threads: usize,
+    /// From the first byte to the end of authentication.
+    pub login_timeout: Duration,
+    /// On SIGTERM, how long running transactions may take to end.
+    pub drain_timeout: Duration,
+    /// TLS towards clients; `None` answers SSLRequest with `N`.
+    pub tls: Option<ListenTls>,
+}
+
+/// `[listen.tls]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenTls {
+    /// PEM certificate chain.
+    pub cert: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+    /// Refuse clients that don't encrypt (28000).
+    pub required: bool,
+}
+
+/// The nodes of the one cluster that this proxy fronts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// In the order of the file, which is also the order of [`NodeId`]s. Never empty; addresses and names are unique.
+    pub nodes: Vec<NodeConfig>,
+    /// Where the highest timeline seen survives a restart of the proxy.
+    pub state_file: Option<PathBuf>,
+    /// TLS towards the nodes.
+    pub tls: NodeTls,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeConfig {
+    /// Its address.
+    pub address: NodeAddress,
+    /// What logs, metrics and the status page call it; the address as text unless configured.
+    pub name: String,
+    /// Share of reads relative to its peers, 1 unless configured; 0 takes no reads.
+    pub weight: u32,
+}
+
+/// A host (a name, an IPv4 or an IPv6 address without brackets) and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeAddress {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// libpq's `sslmode` (manual, "SSL Support", table 34.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SslMode {
+    /// Never encrypt.
+    Disable,
+    /// Encrypt only if the server refuses plain connections. pgsluice treats it as `prefer`, which encrypts at least as often.
+    Allow,
+    /// Encrypt if the server can.
+    #[default]
+    Prefer,
+    /// Encrypt or fail; the certificate isn't checked unless `root_cert` is set (then as `verify-ca`), as libpq does.
+    Require,
+    /// Encrypt, and check the certificate's chain.
+    VerifyCa,
+    /// Encrypt, and check the chain and the host name.
+    VerifyFull,
+}
+
+/// `[cluster.tls]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeTls {
+    /// libpq's name for how much TLS is asked for.
+    pub mode: SslMode,
+    /// Trusted roots, PEM. `None` with a `verify-…` mode means the system's store.
+    pub root_cert: Option<PathBuf>,
+    /// Client certificate chain and key, PEM.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// How the monitor logs in to each node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Monitor {
+    /// Role; needs no more than LOGIN (and `pg_monitor` to see `received_tli`).
+    pub user: String,
+    /// Its password, if the node asks for one.
+    pub password: Option<Secret>,
+    /// Database to connect to.
+    pub database: String,
+    /// Time between two readings of a node.
+    pub interval: Duration,
+    /// A reading that takes longer counts as unreachable.
+    pub timeout: Duration,
+    /// The interval when no client has sent a statement for a while.
+    pub idle_interval: Duration,
+}
+
+/// A password: never shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    /// For every client.
+    pub method: AuthMethod,
+    /// The users file (see `auth::userlist`), read at start and on reload.
+    pub users: Option<PathBuf>,
+}
+
+/// Client authentication methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Believe the user name. Only for sockets that only the application can reach.
+    Trust,
+    /// RFC 5802 and 7677.
+    ScramSha256,
+    /// PostgreSQL's md5 challenge.
+    Md5,
+}
+
+/// Server connections: one pool per node, database and user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    /// When a server connection goes back.
+    pub mode: PoolMode,
+    /// Connections per node, database and user.
+    pub size: usize,
+    /// Connections per node over all pools; `None` is no limit.
+    pub max_per_node: Option<usize>,
+    /// A client that gets no connection for this long gets 53300.
+    pub checkout_timeout: Duration,
+    /// An unused connection is closed after this.
+    pub idle_timeout: Duration,
+    /// A connection older than this is closed when it comes back.
+    pub max_lifetime: Duration,
+    /// TCP connect, TLS and login to a node.
+    pub connect_timeout: Duration,
+}
+
+/// Pool modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// A connection is the client's for a transaction.
+    Transaction,
+    /// A connection, to the primary, is the client's until it leaves.
+    Session,
+}
+
+/// How reads are placed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing {
+    /// What a read must see.
+    pub consistency: Consistency,
+    /// A standby that lags further gets no reads.
+    pub max_lag: Duration,
+    /// When the primary takes reads.
+    pub read_from_primary: ReadFromPrimary,
+}
+
+/// Consistency levels, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Consistency {
+    /// A standby below `max_lag` is good enough.
+    Eventual,
+    /// The session sees what it wrote.
+    ReadYourWrites,
+    /// Also, what the session has seen stays seen.
+    Session,
+    /// A read sees everything that was committed before it was sent.
+    Linearizable,
+}
+
+/// When the primary takes reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFromPrimary {
+    /// Not even when no standby is fit: the read waits, then fails with 57P03.
+    Never,
+    /// When no standby is fit.
+    Fallback,
+    /// As one more node among the standbys.
+    Also,
+}
+
+/// What happens when the primary goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failover {
+    /// The file whose appearance asks for a promotion.
+    pub trigger_file: Option<PathBuf>,
+    /// Who promotes when it appears.
+    pub promote: Promote,
+    /// How long a statement that needs a primary waits for one.
+    pub hold_timeout: Duration,
+    /// Statements that may wait at once; the next one gets 57P03 at once.
+    pub hold_max: usize,
+    /// The node (by name) to promote; `None` is the most advanced standby.
+    pub candidate: Option<String>,
+}
+
+/// Who promotes when the trigger file appears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promote {
+    /// pgsluice calls `pg_promote()`.
+    Auto,
+    /// The server itself, or an HA manager; pgsluice waits for it.
+    Never,
+}
+
+/// People and scrapers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// `/metrics`, `/livez`, `/readyz`, `/status` and the status page; `None` (configured as "off") serves none.
+    pub http: Option<SocketAddr>,
+}
