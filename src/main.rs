@@ -1,1 +1,2 @@
-fn main(){}
+//! The command line, to one call in the library.
+fn main() {}

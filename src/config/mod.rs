@@ -1,7 +1,7 @@
 //! The configuration as it is meant: parsed, checked and immutable.
 //!
-//! [`file`] holds the TOML as it is written, [`check`] turns that into a [`Config`] or into errors that name the key, the line and
-//! a suggestion, [`units`] reads durations and sizes. Nothing outside this folder sees the file's own shape, and nothing in a
+//! `file` holds the TOML as it is written, `check` turns that into a [`Config`] or into errors that name the key, the line and
+//! a suggestion, `units` reads durations and sizes. Nothing outside this folder sees the file's own shape, and nothing in a
 //! [`Config`] needs checking again.
 
 use std::fmt;
@@ -61,7 +61,7 @@ pub struct ListenTls {
 /// The nodes of the one cluster that this proxy fronts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
-    /// In the order of the file, which is also the order of [`NodeId`]s. Never empty; addresses and names are unique.
+    /// In the order of the file, which is also the order of `NodeId`s. Never empty; addresses and names are unique.
     pub nodes: Vec<NodeConfig>,
     /// Where the highest timeline seen survives a restart of the proxy.
     pub state_file: Option<PathBuf>,

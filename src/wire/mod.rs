@@ -1,5 +1,7 @@
 //! The protocol's bytes: framing, message tags, start-up packets, errors, TLS and the sockets themselves.
 //!
-//! Nothing here knows about nodes, pools or sessions. What is forwarded is never decoded: [`frame`] finds message boundaries in raw
+//! Nothing here knows about nodes, pools or sessions. What is forwarded is never decoded: `frame` finds message boundaries in raw
 //! bytes. pgwire's message types serve start-up, authentication and the proxy's own replies.
 //! Manual: "Frontend/Backend Protocol", chapter 55.
+
+pub mod stream;
