@@ -1,1 +1,21 @@
-//! pool: being built.
+//! Server connections: who has one, who waits for one, and what is known of each.
+//!
+//! One [`pool::Pool`] per node, database and user. A connection is [`BackendConn`]; whoever holds one holds it through a [`Lease`], and a
+//! lease that isn't checked in closes its connection: nothing of doubtful state can come back by accident. The invariants that callers
+//! needn't remember: a connection from an older epoch is never handed out for writes, one whose node was fenced never at all, and one
+//! on which something unasked has arrived never either.
+
+mod backend_conn;
+#[expect(clippy::module_inception, reason = "the pool is what the folder is named for")]
+mod pool;
+mod node_link;
+mod pools;
+mod prepared;
+mod settings;
+
+pub use backend_conn::BackendConn;
+pub use node_link::NodeLink;
+pub use pool::{CheckoutError, Lease, Pool, Purpose};
+pub use pools::{Login, Pools, PrincipalPools, Welcome};
+pub use prepared::{Prepared, PreparedRegistry, PreparedSet};
+pub use settings::{SettingValue, Settings};

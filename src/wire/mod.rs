@@ -4,4 +4,7 @@
 //! bytes. pgwire's message types serve start-up, authentication and the proxy's own replies.
 //! Manual: "Frontend/Backend Protocol", chapter 55.
 
+pub mod backend;
+pub mod frame;
+pub mod frontend;
 pub mod stream;

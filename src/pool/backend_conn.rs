@@ -1,0 +1,214 @@
+//! One connection to a server, and everything that is known of its state.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::node_link::{NodeLink, Registration};
+use super::prepared::PreparedSet;
+use super::settings::Settings;
+use crate::auth::server_login::ServerSession;
+use crate::cluster::{Epoch, NodeId};
+use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
+use crate::wire::error_response::ErrorView;
+use crate::wire::frontend;
+use crate::wire::sqlstate::SqlState;
+use crate::wire::stream::Stream;
+
+/// A server connection. Whoever owns it talks to the server directly; there is no task behind it.
+#[derive(Debug)]
+pub struct BackendConn {
+    // The socket stands before its registration: it is closed first, and the node's count falls after that.
+    /// The socket.
+    pub stream: Stream,
+    registration: Registration,
+    /// The node it leads to.
+    pub node: NodeId,
+    /// The epoch of the routing table when it was opened.
+    pub epoch: Epoch,
+    /// The server process, for cancel requests.
+    pub pid: i32,
+    /// Its secret.
+    pub secret: Box<[u8]>,
+    /// The settings it has.
+    pub settings: Arc<Settings>,
+    /// The statements it has.
+    pub prepared: PreparedSet,
+    /// What it has reported, newest values.
+    parameters: Vec<(Box<str>, Box<str>)>,
+    /// The worker whose runtime watches the socket.
+    worker: usize,
+    opened: Instant,
+    /// When it was last checked in.
+    pub(super) last_used: Instant,
+}
+
+/// Why something asked of a connection on the proxy's own account failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnError {
+    /// The connection is lost.
+    #[error("connection to the server was lost: {0}")]
+    Lost(#[from] io::Error),
+    /// The server refused; the connection is good.
+    #[error("{message}")]
+    Refused {
+        /// Its SQLSTATE.
+        code: SqlState,
+        /// Its message.
+        message: String,
+    },
+}
+
+impl BackendConn {
+    /// A connection that has just been logged in.
+    ///
+    /// # Errors
+    /// The operating system has no descriptor left.
+    pub(super) fn new(
+        session: ServerSession,
+        link: &Arc<NodeLink>,
+        generation: u64,
+        epoch: Epoch,
+        worker: usize,
+    ) -> io::Result<BackendConn> {
+        let registration = Registration::enter(link, session.stream.tcp(), generation)?;
+        let now = Instant::now();
+        Ok(BackendConn {
+            stream: session.stream,
+            registration,
+            node: link.id,
+            epoch,
+            pid: session.pid,
+            secret: session.secret_key.as_slice().into(),
+            settings: Arc::default(),
+            prepared: PreparedSet::default(),
+            parameters: session.parameters.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            worker,
+            opened: now,
+            last_used: now,
+        })
+    }
+
+    /// What it reported, in the order first reported.
+    pub fn parameters(&self) -> &[(Box<str>, Box<str>)] {
+        &self.parameters
+    }
+
+    /// The server reported a value. Answers whether it is news.
+    pub fn note_parameter(&mut self, name: &str, value: &str) -> bool {
+        match self.parameters.iter_mut().find(|(known, _)| **known == *name) {
+            Some((_, old)) if **old == *value => false,
+            Some((_, old)) => {
+                *old = value.into();
+                true
+            }
+            None => {
+                self.parameters.push((name.into(), value.into()));
+                true
+            }
+        }
+    }
+
+    /// Whether it may still be used: its node was not cut, and nothing has arrived that nobody asked for (which, on a connection at
+    /// rest, is the server saying goodbye).
+    pub fn is_fit(&self) -> bool {
+        !self.registration.is_cut() && !self.stream.has_news()
+    }
+
+    /// How long ago it was opened.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.opened)
+    }
+
+    /// The worker whose runtime watches the socket.
+    pub(super) fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// Makes `worker`, whose thread this must be called on, the one that watches the socket. An encrypted socket stays where it is: its
+    /// wake-ups then cross threads, which costs time and nothing else.
+    pub(super) fn adopt(mut self: Box<Self>, worker: usize) -> io::Result<Box<BackendConn>> {
+        if self.worker == worker {
+            return Ok(self);
+        }
+        self.stream = match self.stream {
+            Stream::Plain(tcp) => Stream::Plain(TcpStream::from_std(tcp.into_std()?)?),
+            tls @ Stream::Tls(_) => tls,
+        };
+        self.worker = worker;
+        Ok(self)
+    }
+
+    /// Makes the connection's settings those that are `wanted`, in a round trip of its own; nothing is sent if they are already.
+    /// Answers the parameters that the server reported because of it.
+    ///
+    /// # Errors
+    /// [`ConnError::Refused`] when the server takes none of them, with the connection as it was; [`ConnError::Lost`].
+    pub async fn apply_settings(&mut self, wanted: &Arc<Settings>) -> Result<Vec<(String, String)>, ConnError> {
+        if Settings::same(&self.settings, wanted) {
+            return Ok(Vec::new());
+        }
+        let sql = self.settings.sql_towards(wanted);
+        let reported = self.run(sql.as_bytes()).await?;
+        self.settings = Arc::clone(wanted);
+        Ok(reported)
+    }
+
+    /// Runs `sql` on the proxy's own account and answers the parameters reported meanwhile. Rows are thrown away.
+    ///
+    /// Not safe to drop half-way: the connection must then be closed, which dropping its lease does.
+    ///
+    /// # Errors
+    /// As [`BackendConn::apply_settings`].
+    pub async fn run(&mut self, sql: &[u8]) -> Result<Vec<(String, String)>, ConnError> {
+        let mut request = Vec::with_capacity(sql.len() + 6);
+        frontend::put_query(&mut request, sql);
+        self.stream.write_all(&request).await?;
+        self.stream.flush().await?;
+        let (mut buffer, mut scanner) = (BytesMut::with_capacity(4096), ReplyScanner::default());
+        let (mut reported, mut refused) = (Vec::new(), None);
+        loop {
+            let mut at = 0;
+            while at < buffer.len() {
+                match scanner.step(&buffer, at) {
+                    Step::Opaque { end } => at = end,
+                    Step::Incomplete => break,
+                    Step::Malformed => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+                    Step::Message { tag, body, end } => {
+                        at = end;
+                        match tag {
+                            b'S' => {
+                                if let Some((name, value)) = parameter_status(body) {
+                                    self.note_parameter(name, value);
+                                    reported.push((name.to_owned(), value.to_owned()));
+                                }
+                            }
+                            b'E' => {
+                                let error = ErrorView::parse(body);
+                                refused = Some((error.code, error.message.into_owned()));
+                            }
+                            b'Z' => {
+                                return match (refused, TransactionStatus::parse(body)) {
+                                    (None, Some(TransactionStatus::Idle)) => Ok(reported),
+                                    (Some((code, message)), Some(TransactionStatus::Idle)) => {
+                                        Err(ConnError::Refused { code, message })
+                                    }
+                                    _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+                                };
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+            buffer.advance(at);
+            if self.stream.read_buf(&mut buffer).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+}

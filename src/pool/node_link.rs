@@ -1,0 +1,190 @@
+//! What all pools of one node share: its address, how loaded it is, and a way to cut every connection to it at once.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::cluster::NodeId;
+use crate::config::NodeAddress;
+
+/// One node, as the pools see it.
+#[derive(Debug)]
+pub struct NodeLink {
+    /// Its identity in the routing table.
+    pub id: NodeId,
+    /// Where it is.
+    pub address: NodeAddress,
+    /// Connections open to it, over all pools.
+    open: AtomicUsize,
+    /// Statements that run on it now.
+    in_flight: AtomicU32,
+    /// Peak-sensitive moving average of the time to the first byte of an answer, µs.
+    latency_us: AtomicU32,
+    /// Grows whenever all connections are cut: what was opened before is never used again.
+    generation: AtomicU64,
+    /// A second descriptor of every open socket, by connection, so that another thread can shut it down.
+    sockets: Mutex<HashMap<u64, OwnedFd>>,
+    next_socket: AtomicU64,
+    /// Pools that may not open a connection because the node's limit is reached.
+    starving: AtomicUsize,
+    closed: Notify,
+}
+
+impl NodeLink {
+    /// A node with no connections.
+    pub fn new(id: NodeId, address: NodeAddress) -> NodeLink {
+        NodeLink {
+            id,
+            address,
+            open: AtomicUsize::new(0),
+            in_flight: AtomicU32::new(0),
+            latency_us: AtomicU32::new(0),
+            generation: AtomicU64::new(0),
+            sockets: Mutex::default(),
+            next_socket: AtomicU64::new(0),
+            starving: AtomicUsize::new(0),
+            closed: Notify::new(),
+        }
+    }
+
+    /// Waits until fewer than `max` connections are open to the node. Meanwhile other pools close what they don't need.
+    pub(super) async fn room(&self, max: usize, limit: Duration) -> Result<(), ()> {
+        if self.open() < max {
+            return Ok(());
+        }
+        struct Starving<'a>(&'a AtomicUsize);
+        impl Drop for Starving<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.starving.fetch_add(1, Ordering::Relaxed);
+        let _starving = Starving(&self.starving);
+        tokio::time::timeout(limit, async {
+            loop {
+                let closed = self.closed.notified();
+                if self.open() < max {
+                    return;
+                }
+                closed.await;
+            }
+        })
+        .await
+        .map_err(|_| ())
+    }
+
+    /// Whether some pool would like a connection that another could close.
+    pub(super) fn is_starving(&self) -> bool {
+        self.starving.load(Ordering::Relaxed) > 0
+    }
+
+    /// Connections open to it.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Statements that run on it now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The moving average of the time to the first byte.
+    pub fn latency(&self) -> Duration {
+        Duration::from_micros(u64::from(self.latency_us.load(Ordering::Relaxed)))
+    }
+
+    /// A statement was sent to it.
+    pub fn started(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its answer is complete, or will never come.
+    pub fn finished(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One answer's time to its first byte. A slower one counts at once, faster ones by an eighth each. Races between threads lose a
+    /// sample now and then, which an average can bear.
+    pub fn observe(&self, first_byte: Duration) {
+        let sample = u32::try_from(first_byte.as_micros()).unwrap_or(u32::MAX).max(1);
+        let old = self.latency_us.load(Ordering::Relaxed);
+        // A report of half a minute says little about the next lookup: one sample raises the average eightfold at most.
+        let sample = if old == 0 { sample } else { sample.min(old.saturating_mul(8)) };
+        let new = if sample > old { sample } else { old - (old - sample).div_ceil(8) };
+        self.latency_us.store(new, Ordering::Relaxed);
+    }
+
+    /// What a connection opened now belongs to.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Shuts down every connection to it, whoever holds it: a "connection refused" does not prove that an old primary has stopped
+    /// committing, so what still talks to one must be stopped from here.
+    pub fn cut(&self) -> usize {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let sockets = self.sockets.lock();
+        for socket in sockets.values() {
+            let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Both);
+        }
+        sockets.len()
+    }
+}
+
+/// A connection's place among its node's sockets; leaves when dropped.
+#[derive(Debug)]
+pub(super) struct Registration {
+    link: Arc<NodeLink>,
+    id: u64,
+    /// The node's generation when the connection was opened.
+    pub(super) generation: u64,
+}
+
+impl Registration {
+    /// Enters a fresh connection.
+    pub(super) fn enter(link: &Arc<NodeLink>, tcp: &TcpStream, generation: u64) -> std::io::Result<Registration> {
+        let second = tcp.as_fd().try_clone_to_owned()?;
+        let id = link.next_socket.fetch_add(1, Ordering::Relaxed);
+        link.sockets.lock().insert(id, second);
+        link.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Registration { link: Arc::clone(link), id, generation })
+    }
+
+    /// Whether the node was cut since.
+    pub(super) fn is_cut(&self) -> bool {
+        self.generation != self.link.generation()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.link.sockets.lock().remove(&self.id);
+        self.link.open.fetch_sub(1, Ordering::Relaxed);
+        self.link.closed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_fades() {
+        let link = NodeLink::new(NodeId(0), NodeAddress { host: "h".into(), port: 1 });
+        link.observe(Duration::from_micros(100));
+        link.observe(Duration::from_micros(400));
+        assert_eq!(link.latency(), Duration::from_micros(400));
+        for _ in 0..60 {
+            link.observe(Duration::from_micros(100));
+        }
+        assert_eq!(link.latency(), Duration::from_micros(100));
+        link.observe(Duration::from_secs(30));
+        assert_eq!(link.latency(), Duration::from_micros(800));
+    }
+}

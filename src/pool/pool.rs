@@ -1,0 +1,309 @@
+//! The server connections of one node, database and user.
+//!
+//! A checkout takes an idle connection, opens one if there is room, or waits its turn. Idle connections are kept by worker, since one
+//! that another worker's runtime watches costs two system calls to move. Whoever waits is served in order, except that a connection goes
+//! to a waiter of its own worker if the one in front of the queue has not been waiting for longer than [`PATIENCE`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::backend_conn::BackendConn;
+use super::node_link::NodeLink;
+use super::pools::Login;
+use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
+use crate::cluster::Epoch;
+use crate::wire::sqlstate::SqlState;
+
+/// How long the front of the queue may be passed over for a waiter of the connection's own worker.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// How many waiters are looked at for one of the own worker.
+const LOOK_AHEAD: usize = 8;
+
+/// What a connection is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Anything that needs the primary: the connection must be of the current epoch.
+    Write,
+    /// Reads: any epoch will do.
+    Read,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct Pool {
+    login: Arc<Login>,
+    /// What it shares with the node's other pools.
+    pub link: Arc<NodeLink>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Idle connections by worker; the most recently used last.
+    idle: Box<[Vec<Box<BackendConn>>]>,
+    /// Connections that exist or are being opened, and those promised to a waiter.
+    taken: usize,
+    waiters: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    worker: usize,
+    since: Instant,
+    hand_over: oneshot::Sender<Lease>,
+}
+
+/// Why a checkout failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckoutError {
+    /// Nobody gave one back in time.
+    #[error("no server connection became free within {0:?}")]
+    TimedOut(Duration),
+    /// The node could not be reached or did not let us in.
+    #[error(transparent)]
+    Login(#[from] ServerLoginError),
+}
+
+/// Room in a pool, with a connection or for one. Dropped, it closes what it holds and passes the room on.
+#[derive(Debug)]
+pub struct Lease {
+    // Closed before the room is passed on, so that a pool never has more connections than its size.
+    conn: Option<Box<BackendConn>>,
+    room: Option<Arc<Pool>>,
+}
+
+impl Lease {
+    fn room(pool: &Arc<Pool>) -> Lease {
+        Lease { conn: None, room: Some(Arc::clone(pool)) }
+    }
+
+    /// The connection.
+    pub fn conn(&mut self) -> &mut BackendConn {
+        self.conn.as_mut().expect("a lease that was given out holds a connection until it is checked in")
+    }
+
+    /// The node's link.
+    pub fn link(&self) -> &Arc<NodeLink> {
+        &self.room.as_ref().expect("a lease has its room until it is checked in").link
+    }
+
+    /// Gives the connection back. The caller vouches that the server is idle, outside a block, with no answer outstanding, and that
+    /// the connection's record of settings and statements is true.
+    pub fn check_in(mut self, now: Instant) {
+        let (Some(conn), Some(pool)) = (self.conn.as_mut(), self.room.clone()) else { return };
+        conn.last_used = now;
+        let worker = conn.worker();
+        if !conn.is_fit() || conn.age(now) > pool.login.limits().max_lifetime || pool.link.is_starving() {
+            return;
+        }
+        loop {
+            let mut inner = pool.inner.lock();
+            let Some(next) = inner.next_waiter(worker, now) else {
+                inner.idle[worker].extend(self.conn.take());
+                self.room = None; // The idle connection keeps it.
+                return;
+            };
+            drop(inner);
+            match next.hand_over.send(self) {
+                Ok(()) => return,
+                Err(lease) => self = lease, // That one gave up; the next in line.
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.conn = None;
+        let Some(pool) = self.room.take() else { return };
+        loop {
+            let mut inner = pool.inner.lock();
+            let Some(next) = inner.next_waiter(usize::MAX, Instant::now()) else {
+                inner.taken -= 1;
+                return;
+            };
+            drop(inner);
+            match next.hand_over.send(Lease::room(&pool)) {
+                Ok(()) => return,
+                Err(mut lease) => lease.room = None, // Still ours.
+            }
+        }
+    }
+}
+
+enum Taken {
+    Ready(Box<BackendConn>),
+    Room,
+    Wait(oneshot::Receiver<Lease>),
+}
+
+impl Inner {
+    /// Whose turn it is when `worker` gives something back.
+    fn next_waiter(&mut self, worker: usize, now: Instant) -> Option<Waiter> {
+        let front = self.waiters.front()?;
+        if front.worker != worker && now.saturating_duration_since(front.since) < PATIENCE {
+            let own = self.waiters.iter().take(LOOK_AHEAD).position(|waiter| waiter.worker == worker);
+            if let Some(own) = own {
+                return self.waiters.remove(own);
+            }
+        }
+        self.waiters.pop_front()
+    }
+}
+
+impl Pool {
+    /// A pool with nothing in it.
+    pub(super) fn new(login: Arc<Login>, link: Arc<NodeLink>, workers: usize) -> Pool {
+        let idle = (0..workers).map(|_| Vec::new()).collect();
+        Pool { login, link, inner: Mutex::new(Inner { idle, taken: 0, waiters: VecDeque::new() }) }
+    }
+
+    /// Takes a connection for `worker`, whose thread this must run on.
+    ///
+    /// Safe to drop: a connection that was promised goes to the next in line.
+    ///
+    /// # Errors
+    /// [`CheckoutError::TimedOut`] after the configured checkout timeout; [`CheckoutError::Login`] if a new connection was tried and failed.
+    pub async fn checkout(
+        self: &Arc<Self>,
+        worker: usize,
+        purpose: Purpose,
+        epoch: Epoch,
+    ) -> Result<Lease, CheckoutError> {
+        let mut lease = match self.take(worker, purpose, epoch) {
+            Taken::Ready(conn) => Lease { conn: Some(conn), room: Some(Arc::clone(self)) },
+            Taken::Room => Lease::room(self),
+            Taken::Wait(promise) => self.wait_for(promise).await?,
+        };
+        if let Some(conn) = lease.conn.take()
+            && self.fits(&conn, purpose, epoch, Instant::now())
+            && let Ok(conn) = conn.adopt(worker)
+        {
+            lease.conn = Some(conn);
+            return Ok(lease);
+        }
+        match self.open(worker, epoch).await {
+            Ok(conn) => {
+                lease.conn = Some(conn);
+                Ok(lease)
+            }
+            // The node has no room for another, but we have some there: one of those will do.
+            Err(CheckoutError::Login(ServerLoginError::Refused { code, .. }))
+                if code == SqlState::TOO_MANY_CONNECTIONS && self.inner.lock().taken > 1 =>
+            {
+                drop(lease);
+                let promise = self.enqueue(worker);
+                let mut lease = self.wait_for(promise).await?;
+                match lease.conn.take() {
+                    Some(conn) if self.fits(&conn, purpose, epoch, Instant::now()) => {
+                        lease.conn = Some(conn.adopt(worker).map_err(ServerLoginError::Unreachable)?);
+                    }
+                    _ => lease.conn = Some(self.open(worker, epoch).await?),
+                }
+                Ok(lease)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn wait_for(&self, promise: oneshot::Receiver<Lease>) -> Result<Lease, CheckoutError> {
+        let limit = self.login.limits().checkout_timeout;
+        match tokio::time::timeout(limit, promise).await {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(_)) | Err(_) => Err(CheckoutError::TimedOut(limit)),
+        }
+    }
+
+    fn enqueue(&self, worker: usize) -> oneshot::Receiver<Lease> {
+        let (hand_over, promise) = oneshot::channel();
+        self.inner.lock().waiters.push_back(Waiter { worker, since: Instant::now(), hand_over });
+        promise
+    }
+
+    fn fits(&self, conn: &BackendConn, purpose: Purpose, epoch: Epoch, now: Instant) -> bool {
+        let right_epoch = match purpose {
+            Purpose::Write => conn.epoch == epoch,
+            Purpose::Read => true,
+        };
+        right_epoch && conn.is_fit() && conn.age(now) <= self.login.limits().max_lifetime
+    }
+
+    fn take(&self, worker: usize, purpose: Purpose, epoch: Epoch) -> Taken {
+        let size = self.login.limits().size;
+        // Declared before the guard, so that what is unfit is closed after the lock is released.
+        let mut unfit = Vec::new();
+        let mut inner = self.inner.lock();
+        let workers = inner.idle.len();
+        for turn in 0..workers {
+            let list = (worker + turn) % workers;
+            while let Some(conn) = inner.idle[list].pop() {
+                let right_epoch = purpose == Purpose::Read || conn.epoch == epoch;
+                if right_epoch && conn.is_fit() {
+                    return Taken::Ready(conn);
+                }
+                inner.taken -= 1;
+                unfit.push(conn);
+            }
+        }
+        if inner.taken < size {
+            inner.taken += 1;
+            return Taken::Room;
+        }
+        let (hand_over, promise) = oneshot::channel();
+        inner.waiters.push_back(Waiter { worker, since: Instant::now(), hand_over });
+        Taken::Wait(promise)
+    }
+
+    async fn open(&self, worker: usize, epoch: Epoch) -> Result<Box<BackendConn>, CheckoutError> {
+        let limits = self.login.limits();
+        if let Some(max) = limits.max_per_node {
+            self.link.room(max, limits.checkout_timeout).await.map_err(|()| CheckoutError::TimedOut(limits.checkout_timeout))?;
+        }
+        let generation = self.link.generation();
+        let secret = self.login.secret();
+        let session = server_login::connect(ServerLogin {
+            address: &self.link.address,
+            user: &self.login.user,
+            database: &self.login.database,
+            parameters: &[],
+            secret: secret.as_ref(),
+            tls: self.login.tls(),
+            timeout: limits.connect_timeout,
+        })
+        .await?;
+        let conn = BackendConn::new(session, &self.link, generation, epoch, worker).map_err(ServerLoginError::Unreachable)?;
+        Ok(Box::new(conn))
+    }
+
+    /// Closes idle connections that are unfit, or have been idle for too long.
+    pub(super) fn reap(&self, now: Instant) {
+        let limits = self.login.limits();
+        let starving = self.link.is_starving();
+        let mut closed = Vec::new();
+        let mut inner = self.inner.lock();
+        for list in &mut inner.idle {
+            closed.extend(list.extract_if(.., |conn| {
+                let idle = now.saturating_duration_since(conn.last_used);
+                starving || !conn.is_fit() || idle > limits.idle_timeout || conn.age(now) > limits.max_lifetime
+            }));
+        }
+        inner.taken -= closed.len();
+        drop(inner);
+    }
+
+    /// Connections that are idle, and those that are in use or being opened.
+    pub fn occupancy(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        let idle: usize = inner.idle.iter().map(Vec::len).sum();
+        (idle, inner.taken - idle)
+    }
+
+    /// Clients that wait for a connection.
+    pub fn waiting(&self) -> usize {
+        self.inner.lock().waiters.len()
+    }
+}

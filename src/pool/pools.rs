@@ -1,0 +1,198 @@
+//! All pools: found once per client login, and swept by one reaper.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use foldhash::HashMap;
+use parking_lot::Mutex;
+
+use super::node_link::NodeLink;
+use super::pool::Pool;
+use super::prepared::PreparedRegistry;
+use super::settings::Settings;
+use crate::auth::NodeSecret;
+use crate::cluster::NodeId;
+use crate::config;
+use crate::wire::tls::NodeTlsConnector;
+
+/// How often idle connections are looked at.
+pub const REAP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a server told a client of some settings at its login; the next client with the same settings is told the same without asking.
+#[derive(Debug)]
+pub struct Welcome {
+    /// `ParameterStatus`, in the server's order.
+    pub parameters: Vec<(Box<str>, Box<str>)>,
+}
+
+/// How the pools of one database and user log in.
+#[derive(Debug)]
+pub struct Login {
+    /// Database name.
+    pub database: Box<str>,
+    /// Role.
+    pub user: Box<str>,
+    secret: Mutex<Option<NodeSecret>>,
+    tls: Arc<NodeTlsConnector>,
+    limits: Arc<ArcSwap<config::Pool>>,
+}
+
+impl Login {
+    pub(super) fn limits(&self) -> arc_swap::Guard<Arc<config::Pool>> {
+        self.limits.load()
+    }
+
+    pub(super) fn secret(&self) -> Option<NodeSecret> {
+        self.secret.lock().clone()
+    }
+
+    pub(super) fn tls(&self) -> &NodeTlsConnector {
+        &self.tls
+    }
+}
+
+/// The pools of one database and user, one per node.
+#[derive(Debug)]
+pub struct PrincipalPools {
+    /// How they log in.
+    pub login: Arc<Login>,
+    by_node: Box<[Arc<Pool>]>,
+    welcomes: Mutex<HashMap<Settings, Arc<Welcome>>>,
+}
+
+/// Combinations of start-up settings for which the server's answer is remembered, per database and user.
+const WELCOMES: usize = 64;
+
+impl PrincipalPools {
+    /// The pool towards `node`.
+    pub fn at(&self, node: NodeId) -> &Arc<Pool> {
+        &self.by_node[node.index()]
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.by_node.iter()
+    }
+
+    /// What clients of these start-up settings are told, if it is known.
+    pub fn welcome(&self, settings: &Settings) -> Option<Arc<Welcome>> {
+        self.welcomes.lock().get(settings).cloned()
+    }
+
+    /// Remembers what a server said.
+    pub fn remember_welcome(&self, settings: &Settings, welcome: Arc<Welcome>) {
+        let mut welcomes = self.welcomes.lock();
+        if welcomes.len() >= WELCOMES {
+            welcomes.clear();
+        }
+        welcomes.insert(settings.clone(), welcome);
+    }
+
+    /// After a failover the servers may say something else (their version, for one).
+    fn forget_welcomes(&self) {
+        self.welcomes.lock().clear();
+    }
+}
+
+/// All pools of the proxy.
+#[derive(Debug)]
+pub struct Pools {
+    links: Box<[Arc<NodeLink>]>,
+    tls: Arc<NodeTlsConnector>,
+    limits: Arc<ArcSwap<config::Pool>>,
+    workers: usize,
+    by_principal: Mutex<HashMap<(Box<str>, Box<str>), Arc<PrincipalPools>>>,
+    /// Identities of prepared statements.
+    pub statements: PreparedRegistry,
+}
+
+impl Pools {
+    /// No connections yet, towards `nodes` in the order of their identities.
+    pub fn new(nodes: &[config::NodeConfig], tls: Arc<NodeTlsConnector>, limits: config::Pool, workers: usize) -> Pools {
+        let links = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| Arc::new(NodeLink::new(NodeId(index as u16), node.address.clone())))
+            .collect();
+        Pools {
+            links,
+            tls,
+            limits: Arc::new(ArcSwap::from_pointee(limits)),
+            workers,
+            by_principal: Mutex::default(),
+            statements: PreparedRegistry::default(),
+        }
+    }
+
+    /// The pools of a client that has proven who it is. Its secret, if it has shown one, is what new connections log in with.
+    pub fn of(&self, database: &str, user: &str, secret: Option<NodeSecret>) -> Arc<PrincipalPools> {
+        let mut by_principal = self.by_principal.lock();
+        let key = (Box::from(database), Box::from(user));
+        if let Some(known) = by_principal.get(&key) {
+            if secret.is_some() {
+                *known.login.secret.lock() = secret;
+            }
+            return Arc::clone(known);
+        }
+        let login = Arc::new(Login {
+            database: database.into(),
+            user: user.into(),
+            secret: Mutex::new(secret),
+            tls: Arc::clone(&self.tls),
+            limits: Arc::clone(&self.limits),
+        });
+        let by_node =
+            self.links.iter().map(|link| Arc::new(Pool::new(Arc::clone(&login), Arc::clone(link), self.workers))).collect();
+        let pools = Arc::new(PrincipalPools { login, by_node, welcomes: Mutex::default() });
+        by_principal.insert(key, Arc::clone(&pools));
+        pools
+    }
+
+    /// A node's link.
+    pub fn link(&self, node: NodeId) -> &Arc<NodeLink> {
+        &self.links[node.index()]
+    }
+
+    /// New limits, from a reloaded configuration. Pools that are larger shrink as connections come back.
+    pub fn set_limits(&self, limits: config::Pool) {
+        self.limits.store(Arc::new(limits));
+    }
+
+    /// Cuts every connection to `node`: it is no longer what it was. Answers how many there were.
+    pub fn cut(&self, node: NodeId) -> usize {
+        let cut = self.link(node).cut();
+        let now = Instant::now();
+        for pools in self.snapshot() {
+            pools.forget_welcomes();
+            pools.at(node).reap(now);
+        }
+        cut
+    }
+
+    /// One sweep over idle connections. Pools that nobody uses and that hold nothing are forgotten, so that clients who try many
+    /// names don't leave them behind.
+    pub fn reap(&self, now: Instant) {
+        for pools in self.snapshot() {
+            for pool in pools.iter() {
+                pool.reap(now);
+            }
+        }
+        self.by_principal.lock().retain(|_, pools| {
+            Arc::strong_count(pools) > 1 || pools.iter().any(|pool| pool.occupancy() != (0, 0))
+        });
+    }
+
+    /// Idle and busy connections to `node`, and clients that wait for one.
+    pub fn occupancy(&self, node: NodeId) -> (usize, usize, usize) {
+        self.snapshot().iter().fold((0, 0, 0), |(idle, busy, waiting), pools| {
+            let pool = pools.at(node);
+            let (more_idle, more_busy) = pool.occupancy();
+            (idle + more_idle, busy + more_busy, waiting + pool.waiting())
+        })
+    }
+
+    fn snapshot(&self) -> Vec<Arc<PrincipalPools>> {
+        self.by_principal.lock().values().cloned().collect()
+    }
+}

@@ -1,0 +1,135 @@
+//! Prepared statements by content.
+//!
+//! Clients name their statements as they like; on a server connection a statement is known by the identity of its text and parameter
+//! types, so that one preparation serves every client that wants the same, on whatever node it lands. [`PreparedRegistry`] gives out
+//! identities, [`PreparedSet`] is what one connection has.
+
+use std::sync::{Arc, Weak};
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+
+/// A statement's content. Two that are equal are one and the same `Arc`.
+#[derive(Debug)]
+pub struct Prepared {
+    id: u64,
+    /// The text.
+    pub sql: Box<[u8]>,
+    /// Count and OIDs of the parameter types, as sent in `Parse`.
+    pub types: Box<[u8]>,
+}
+
+impl Prepared {
+    /// Its identity, for as long as the process runs.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its name on every server connection.
+    pub fn server_name(&self) -> Vec<u8> {
+        format!("pgsluice_{}", self.id).into_bytes()
+    }
+}
+
+/// Gives equal statements one identity. Entries live as long as some session uses them.
+#[derive(Debug, Default)]
+pub struct PreparedRegistry {
+    inner: Mutex<Registered>,
+}
+
+#[derive(Debug, Default)]
+struct Registered {
+    next_id: u64,
+    by_content: HashMap<(Box<[u8]>, Box<[u8]>), Weak<Prepared>>,
+    sweep_at: usize,
+}
+
+impl PreparedRegistry {
+    /// The statement of this content.
+    pub fn intern(&self, sql: &[u8], types: &[u8]) -> Arc<Prepared> {
+        let mut inner = self.inner.lock();
+        let key = (Box::from(sql), Box::from(types));
+        if let Some(known) = inner.by_content.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        if inner.by_content.len() >= inner.sweep_at.max(1024) {
+            inner.by_content.retain(|_, statement| statement.strong_count() > 0);
+            inner.sweep_at = inner.by_content.len() * 2;
+        }
+        inner.next_id += 1;
+        let statement = Arc::new(Prepared { id: inner.next_id, sql: key.0.clone(), types: key.1.clone() });
+        inner.by_content.insert(key, Arc::downgrade(&statement));
+        statement
+    }
+}
+
+/// The statements that one server connection has, bounded: the least recently used goes first.
+#[derive(Debug, Default)]
+pub struct PreparedSet {
+    last_use: HashMap<u64, u64>,
+    clock: u64,
+}
+
+impl PreparedSet {
+    /// Statements that one connection keeps.
+    pub const LIMIT: usize = 500;
+
+    /// Whether the connection has it; if so it counts as used now.
+    pub fn touch(&mut self, id: u64) -> bool {
+        self.clock += 1;
+        let clock = self.clock;
+        self.last_use.get_mut(&id).map(|used| *used = clock).is_some()
+    }
+
+    /// The server has confirmed it.
+    pub fn insert(&mut self, id: u64) {
+        self.clock += 1;
+        self.last_use.insert(id, self.clock);
+    }
+
+    /// The server has dropped it.
+    pub fn remove(&mut self, id: u64) {
+        self.last_use.remove(&id);
+    }
+
+    /// The server has dropped all (`DISCARD ALL`, `DEALLOCATE ALL`).
+    pub fn clear(&mut self) {
+        self.last_use.clear();
+    }
+
+    /// If the set is full, the one to close before another is prepared.
+    pub fn evict(&mut self) -> Option<u64> {
+        if self.last_use.len() < PreparedSet::LIMIT {
+            return None;
+        }
+        let oldest = self.last_use.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
+        self.last_use.remove(&oldest);
+        Some(oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_content_has_one_identity() {
+        let registry = PreparedRegistry::default();
+        let one = registry.intern(b"select 1", &[0, 0]);
+        assert!(Arc::ptr_eq(&one, &registry.intern(b"select 1", &[0, 0])));
+        assert_ne!(one.id(), registry.intern(b"select 1", &[0, 1, 0, 0, 0, 23]).id());
+        assert_ne!(one.id(), registry.intern(b"select 2", &[0, 0]).id());
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut set = PreparedSet::default();
+        for id in 0..PreparedSet::LIMIT as u64 {
+            set.insert(id);
+        }
+        assert!(set.touch(0));
+        assert_eq!(set.evict(), Some(1));
+        assert_eq!(set.evict(), None);
+        assert!(!set.touch(1));
+    }
+}

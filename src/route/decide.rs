@@ -1,0 +1,138 @@
+//! The whole decision, in one pure function.
+
+use std::time::{Duration, Instant};
+
+use super::balancer::{Candidate, Load, power_of_two};
+use super::consistency::{History, floor};
+use super::reason::RouteReason;
+use crate::cluster::{Epoch, NodeId, NodeRole, NodeState, RoutingTable};
+use crate::config::{Consistency, ReadFromPrimary};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// The primary and nothing else.
+    Primary(RouteReason),
+    /// A fresh enough node.
+    Read,
+    /// A standby by the application's own word, whatever the statement reads; the primary only if there is none.
+    Standby,
+}
+
+/// The rules that apply to one decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// What a read must see.
+    pub consistency: Consistency,
+    /// A standby that lags further gets nothing.
+    pub max_lag: Duration,
+    /// When the primary takes reads.
+    pub read_from_primary: ReadFromPrimary,
+}
+
+/// The kind of node a route leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The table's primary.
+    Primary,
+    /// A hot standby.
+    Standby,
+}
+
+/// Where a statement goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Which node.
+    pub node: NodeId,
+    /// What it is.
+    pub target: Target,
+    /// The epoch of the table that says so.
+    pub epoch: Epoch,
+    /// Why.
+    pub reason: RouteReason,
+}
+
+/// A route, or why there is none yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Send it there.
+    Go(Route),
+    /// It needs a primary and there is none: hold it.
+    AwaitPrimary,
+    /// It may not go to the primary, and no standby is fit: hold it.
+    AwaitStandby,
+}
+
+/// Up to this many standbys are weighed; a cluster with more is served by the first of them.
+const MOST: usize = 32;
+
+/// Decides by one snapshot of the routing table. `load` tells how busy a node is, `dice` is 64 random bits.
+pub fn decide(
+    want: Want,
+    rules: &Rules,
+    history: &History,
+    table: &RoutingTable,
+    load: impl Fn(NodeId) -> Load,
+    now: Instant,
+    dice: u64,
+) -> Decision {
+    let primary = |reason| match table.primary {
+        Some(node) => Decision::Go(Route { node, target: Target::Primary, epoch: table.epoch, reason }),
+        None => Decision::AwaitPrimary,
+    };
+    if let Want::Primary(reason) = want {
+        return primary(reason);
+    }
+    if want == Want::Read && rules.consistency == Consistency::Linearizable {
+        return primary(RouteReason::Linearizable);
+    }
+
+    let mut candidates = smallvec::SmallVec::<[Candidate; 8]>::new();
+    let mut some_standby = false;
+    for node in table.nodes.iter().take(MOST) {
+        let Some(lag) = usable_lag(node, rules, now) else { continue };
+        some_standby = true;
+        let fresh = match (want, floor(rules.consistency, history, node.id)) {
+            (Want::Standby, _) | (_, None) => true,
+            (_, Some(floor)) => node.fresh_as_of.is_some_and(|fresh| fresh > floor),
+        };
+        if fresh {
+            let lag_share = lag.as_secs_f64() / rules.max_lag.as_secs_f64().max(1e-3);
+            candidates.push(Candidate { node: node.id, load: load(node.id), lag_share, weight: node.weight });
+        }
+    }
+    let standbys = candidates.len();
+    if want == Want::Read
+        && rules.read_from_primary == ReadFromPrimary::Also
+        && let Some(node) = table.primary
+    {
+        let weight = table.nodes[node.index()].weight.max(1);
+        candidates.push(Candidate { node, load: load(node), lag_share: 0.0, weight });
+    }
+    if let Some(chosen) = power_of_two(&candidates, dice) {
+        let target = if table.primary == Some(chosen.node) { Target::Primary } else { Target::Standby };
+        let reason = match (target, want) {
+            (Target::Standby, Want::Standby) => RouteReason::HintStandby,
+            (Target::Standby, _) => RouteReason::Read,
+            (Target::Primary, _) if standbys > 0 => RouteReason::PrimaryAlso,
+            (Target::Primary, _) => no_candidate(some_standby),
+        };
+        return Decision::Go(Route { node: chosen.node, target, epoch: table.epoch, reason });
+    }
+    match rules.read_from_primary {
+        ReadFromPrimary::Never => Decision::AwaitStandby,
+        ReadFromPrimary::Fallback | ReadFromPrimary::Also => primary(no_candidate(some_standby)),
+    }
+}
+
+fn no_candidate(some_standby: bool) -> RouteReason {
+    if some_standby { RouteReason::NotFreshEnough } else { RouteReason::NoStandby }
+}
+
+/// The lag of a standby that takes reads; `None` if it takes none.
+fn usable_lag(node: &NodeState, rules: &Rules, now: Instant) -> Option<Duration> {
+    if node.role != NodeRole::Standby || !node.serving.is_serving() || node.weight == 0 {
+        return None;
+    }
+    node.lag(now).filter(|lag| *lag <= rules.max_lag)
+}

@@ -1,0 +1,188 @@
+//! Cutting what a client has sent into units that can be carried out. Pure.
+//!
+//! A unit is one or more whole requests (a Query, a FunctionCall, or a batch of extended-protocol messages up to Sync), or the front of a
+//! batch that can't be waited for: because the client asks for an answer (Flush), sends copy data, or sends more than [`CAP`] without an end.
+
+use smallvec::SmallVec;
+
+use crate::wire::frame::{BadFrame, frontend_header};
+
+/// Bytes of one unit that are waited for before it is carried out piecemeal.
+pub const CAP: usize = 256 * 1024;
+/// Requests taken into one unit at most.
+const MOST_REQUESTS: usize = 256;
+
+/// One message's place in the bytes at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameAt {
+    /// Its type byte.
+    pub tag: u8,
+    /// Where it begins.
+    pub start: usize,
+    /// One past its last byte; beyond the bytes at hand if it is not whole.
+    pub end: usize,
+}
+
+/// How a unit ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// With a request's end: all that comes back ends in ReadyForQuery.
+    Closed,
+    /// In the middle of a batch, after a whole message.
+    Open,
+    /// In the middle of a message, which is the unit's last frame.
+    Cut,
+}
+
+/// What can be carried out now.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Its messages.
+    pub frames: SmallVec<[FrameAt; 8]>,
+    /// How it ends.
+    pub tail: Tail,
+    /// Its bytes that are at hand.
+    pub len: usize,
+}
+
+/// What the bytes at hand begin with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Gathered {
+    /// Nothing whole yet.
+    More,
+    /// A unit.
+    Unit(Unit),
+    /// The client says goodbye.
+    Terminate,
+    /// A message that means nothing here and is passed over, as the server does: copy data after a COPY that failed, a Flush with nothing
+    /// before it. Its length.
+    Skip(usize),
+}
+
+/// Looks at `bytes`, which begin with a message's first byte.
+///
+/// # Errors
+/// The bytes are not the protocol.
+pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
+    let mut frames = SmallVec::<[FrameAt; 8]>::new();
+    let (mut at, mut closed, mut requests) = (0, (0, 0), 0);
+    let mut open = false;
+    while let Some(header) = frontend_header(&bytes[at..])? {
+        let whole = header.total <= bytes.len() - at;
+        match header.tag {
+            b'X' if frames.is_empty() => return Ok(Gathered::Terminate),
+            b'd' | b'c' | b'f' | b'H' if frames.is_empty() => {
+                return Ok(if whole { Gathered::Skip(header.total) } else { skip_cut(bytes.len(), header.total) });
+            }
+            // Handled when they come first; here they end what stands before them.
+            b'X' | b'd' | b'c' | b'f' => {
+                return Ok(if open { Gathered::Unit(Unit { frames, tail: Tail::Open, len: at }) } else { until(frames, closed) });
+            }
+            b'p' => return Err(BadFrame::UnknownTag(b'p')),
+            _ => {}
+        }
+        if !whole {
+            if bytes.len() < CAP || requests > 0 {
+                break;
+            }
+            frames.push(FrameAt { tag: header.tag, start: at, end: at + header.total });
+            return Ok(Gathered::Unit(Unit { frames, tail: Tail::Cut, len: bytes.len() }));
+        }
+        frames.push(FrameAt { tag: header.tag, start: at, end: at + header.total });
+        at += header.total;
+        match header.tag {
+            b'Q' | b'F' | b'S' => {
+                requests += 1;
+                open = false;
+                closed = (frames.len(), at);
+                if requests == MOST_REQUESTS || at >= CAP {
+                    break;
+                }
+            }
+            b'H' if open => return Ok(Gathered::Unit(Unit { frames, tail: Tail::Open, len: at })),
+            _ => open = true,
+        }
+    }
+    if requests > 0 {
+        return Ok(until(frames, closed));
+    }
+    if open && at >= CAP {
+        return Ok(Gathered::Unit(Unit { frames, tail: Tail::Open, len: at }));
+    }
+    Ok(Gathered::More)
+}
+
+fn until(mut frames: SmallVec<[FrameAt; 8]>, (count, len): (usize, usize)) -> Gathered {
+    frames.truncate(count);
+    Gathered::Unit(Unit { frames, tail: Tail::Closed, len })
+}
+
+/// A message to pass over of which only a part is here: wait for the rest if it is small, else this is no client that means well.
+fn skip_cut(have: usize, total: usize) -> Gathered {
+    if have < CAP { Gathered::More } else { Gathered::Skip(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![tag];
+        out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+        out.extend_from_slice(body);
+        out
+    }
+
+    fn tags(bytes: &[u8]) -> (String, Tail, usize) {
+        match gather(bytes).unwrap() {
+            Gathered::Unit(unit) => {
+                (unit.frames.iter().map(|frame| char::from(frame.tag)).collect(), unit.tail, unit.len)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stream(tags: &str) -> Vec<u8> {
+        tags.bytes().flat_map(|tag| message(tag, b"x\0")).collect()
+    }
+
+    #[test]
+    fn whole_requests_are_taken_together_and_a_begun_one_is_left() {
+        let bytes = stream("QPBESP");
+        assert_eq!(tags(&bytes), ("QPBES".into(), Tail::Closed, bytes.len() - 7));
+        assert_eq!(gather(&stream("PBE")), Ok(Gathered::More));
+        assert_eq!(gather(&bytes[..3]), Ok(Gathered::More));
+    }
+
+    #[test]
+    fn flush_and_copy_data_end_an_open_batch() {
+        assert_eq!(tags(&stream("PDHBES")), ("PDH".into(), Tail::Open, 21));
+        assert_eq!(tags(&stream("PBEdd")), ("PBE".into(), Tail::Open, 21));
+        assert_eq!(tags(&stream("Qdd")), ("Q".into(), Tail::Closed, 7));
+    }
+
+    #[test]
+    fn what_means_nothing_is_skipped() {
+        assert_eq!(gather(&stream("d")), Ok(Gathered::Skip(7)));
+        assert_eq!(gather(&stream("HQ")), Ok(Gathered::Skip(7)));
+        assert_eq!(gather(&stream("X")), Ok(Gathered::Terminate));
+    }
+
+    #[test]
+    fn more_than_the_cap_is_not_waited_for() {
+        let mut huge = message(b'B', &vec![0; 2 * CAP]);
+        assert_eq!(tags(&huge[..CAP]), ("B".into(), Tail::Cut, CAP));
+        huge.truncate(CAP / 2);
+        assert_eq!(gather(&huge), Ok(Gathered::More));
+        let small: Vec<u8> = stream(&"B".repeat(CAP / 7 + 1));
+        let (tags, tail, len) = tags(&small);
+        assert_eq!((tags.len(), tail, len), (CAP / 7 + 1, Tail::Open, small.len()));
+    }
+
+    #[test]
+    fn bytes_that_are_not_the_protocol_are_refused() {
+        assert!(gather(b"GET / HTTP/1.1\r\n").is_err());
+        assert!(gather(b"p\0\0\0\x05x").is_err());
+        assert!(gather(b"Q\xff\xff\xff\xff").is_err());
+    }
+}

@@ -1,0 +1,169 @@
+//! The few things that are read inside of a client's messages: the names of statements and portals, and SQL texts.
+//! Bodies are what follows the header. Manual: 55.7 "Message Formats".
+
+/// A C string at the front of `bytes`, and what follows its terminator.
+pub fn c_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+/// `Parse`: a statement's name, its text, and the parameter types as sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parse<'a> {
+    /// Empty for the unnamed statement.
+    pub name: &'a [u8],
+    /// Without its terminator.
+    pub sql: &'a [u8],
+    /// The count and the type OIDs, as sent.
+    pub types: &'a [u8],
+}
+
+/// Reads a `Parse` body; `None` if it is malformed.
+pub fn parse(body: &[u8]) -> Option<Parse<'_>> {
+    let (name, rest) = c_string(body)?;
+    let (sql, types) = c_string(rest)?;
+    let count = u16::from_be_bytes([*types.first()?, *types.get(1)?]) as usize;
+    (types.len() == 2 + 4 * count).then_some(Parse { name, sql, types })
+}
+
+/// `Bind`: the names at its front, and the rest as sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// Empty for the unnamed portal.
+    pub portal: &'a [u8],
+    /// Empty for the unnamed statement.
+    pub statement: &'a [u8],
+    /// Formats and values.
+    pub rest: &'a [u8],
+}
+
+/// Reads the front of a `Bind` body, which need not be whole; `None` if it is malformed.
+pub fn bind(body: &[u8]) -> Option<Bind<'_>> {
+    let (portal, rest) = c_string(body)?;
+    let (statement, rest) = c_string(rest)?;
+    Some(Bind {
+        portal,
+        statement,
+        rest,
+    })
+}
+
+/// What a `Describe` or a `Close` is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named<'a> {
+    /// A prepared statement's name.
+    Statement(&'a [u8]),
+    /// A portal's name.
+    Portal(&'a [u8]),
+}
+
+/// Reads a `Describe` or `Close` body; `None` if it is malformed.
+pub fn named(body: &[u8]) -> Option<Named<'_>> {
+    let (&kind, rest) = body.split_first()?;
+    let (name, rest) = c_string(rest)?;
+    match (kind, rest) {
+        (b'S', []) => Some(Named::Statement(name)),
+        (b'P', []) => Some(Named::Portal(name)),
+        _ => None,
+    }
+}
+
+/// The text of a `Query` body; `None` if it is not one C string.
+pub fn query(body: &[u8]) -> Option<&[u8]> {
+    match c_string(body)? {
+        (sql, []) => Some(sql),
+        _ => None,
+    }
+}
+
+fn message(out: &mut Vec<u8>, tag: u8, body_len: usize) {
+    out.push(tag);
+    out.extend_from_slice(&(body_len as u32 + 4).to_be_bytes());
+}
+
+/// Appends a `Query`.
+pub fn put_query(out: &mut Vec<u8>, sql: &[u8]) {
+    message(out, b'Q', sql.len() + 1);
+    out.extend_from_slice(sql);
+    out.push(0);
+}
+
+/// Appends a `Parse`; `types` are the count and the OIDs as they were sent.
+pub fn put_parse(out: &mut Vec<u8>, name: &[u8], sql: &[u8], types: &[u8]) {
+    message(out, b'P', name.len() + sql.len() + types.len() + 2);
+    out.extend_from_slice(name);
+    out.push(0);
+    out.extend_from_slice(sql);
+    out.push(0);
+    out.extend_from_slice(types);
+}
+
+/// Appends the head of a `Bind` whose formats and values are `rest_len` bytes long; the caller sends those next.
+pub fn put_bind_head(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest_len: usize) {
+    message(out, b'B', portal.len() + statement.len() + 2 + rest_len);
+    out.extend_from_slice(portal);
+    out.push(0);
+    out.extend_from_slice(statement);
+    out.push(0);
+}
+
+/// Appends a `Describe` (`D`) or a `Close` (`C`) of a prepared statement.
+pub fn put_statement(out: &mut Vec<u8>, tag: u8, name: &[u8]) {
+    message(out, tag, name.len() + 2);
+    out.push(b'S');
+    out.extend_from_slice(name);
+    out.push(0);
+}
+
+/// A `Sync`.
+pub const SYNC: [u8; 5] = [b'S', 0, 0, 0, 4];
+/// A `Terminate`.
+pub const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::HEADER;
+
+    #[test]
+    fn what_is_put_is_read_again() {
+        let mut out = Vec::new();
+        put_parse(&mut out, b"s1", b"select $1", &[0, 1, 0, 0, 0, 23]);
+        assert_eq!(
+            parse(&out[HEADER..]),
+            Some(Parse {
+                name: b"s1",
+                sql: b"select $1",
+                types: &[0, 1, 0, 0, 0, 23]
+            })
+        );
+        let mut out = Vec::new();
+        put_bind_head(&mut out, b"p", b"s1", 2);
+        out.extend_from_slice(b"xy");
+        assert_eq!(
+            bind(&out[HEADER..]),
+            Some(Bind {
+                portal: b"p",
+                statement: b"s1",
+                rest: b"xy"
+            })
+        );
+        let mut out = Vec::new();
+        put_statement(&mut out, b'D', b"s1");
+        assert_eq!(named(&out[HEADER..]), Some(Named::Statement(b"s1")));
+        let mut out = Vec::new();
+        put_query(&mut out, b"select 1");
+        assert_eq!(query(&out[HEADER..]), Some(&b"select 1"[..]));
+    }
+
+    #[test]
+    fn malformed_bodies_are_none() {
+        assert_eq!(parse(b"s\0select"), None);
+        assert_eq!(parse(b"s\0select\0\0\x01"), None);
+        assert_eq!(named(b"Xs\0"), None);
+        assert_eq!(named(b"Ss\0junk"), None);
+        assert_eq!(query(b"select 1"), None);
+        assert_eq!(query(b"select 1\0; drop\0"), None);
+        assert_eq!(bind(b"p\0"), None);
+    }
+}
