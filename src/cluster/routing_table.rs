@@ -1,0 +1,196 @@
+//! The routing table: one immutable answer to "which node is what", replaced as a whole.
+//!
+//! A statement loads it once and lives by that snapshot. It holds nothing that is needed to build the next one; that is
+//! `election`'s and the coordinator's business.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
+use super::node::{NodeId, NodeRole};
+use super::reading::ServerIdentity;
+use super::serving::Serving;
+use crate::config;
+
+/// What every node is, as of one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoutingTable {
+    /// Grows with every change of primary. Stays while there is none.
+    pub epoch: Epoch,
+    /// Where writes go; `None` holds them.
+    pub primary: Option<NodeId>,
+    /// The highest timeline seen. A primary is always on it.
+    pub timeline: Option<Timeline>,
+    /// The cluster's identity, once a node has told it.
+    pub system_identifier: Option<SystemIdentifier>,
+    /// A row per node; [`NodeId`] is the index.
+    pub nodes: Box<[NodeState]>,
+    /// Set exactly when `primary` is `None`.
+    pub why_no_primary: Option<NoPrimary>,
+    /// Two nodes are out of recovery on the highest timeline.
+    pub split_brain: bool,
+    /// Counted since the proxy started.
+    pub stats: ClusterStats,
+}
+
+impl RoutingTable {
+    /// The table before anything is known.
+    pub fn at_start(cluster: &config::Cluster) -> RoutingTable {
+        let row = |(index, node): (usize, &config::NodeConfig)| NodeState {
+            id: NodeId(u16::try_from(index).expect("a configuration has at most 65536 nodes")),
+            name: Arc::from(node.name.as_str()),
+            role: NodeRole::Unknown,
+            weight: node.weight,
+            serving: Serving::Unreachable,
+            fresh_as_of: None,
+            durable_as_of: None,
+            server_start: None,
+            round_trip: None,
+            lag_bytes: None,
+            timeline: None,
+            wal_position: None,
+            replay_paused: false,
+            version: None,
+            last_seen: None,
+            last_error: None,
+        };
+        RoutingTable {
+            epoch: Epoch::default(),
+            primary: None,
+            timeline: None,
+            system_identifier: None,
+            nodes: cluster.nodes.iter().enumerate().map(row).collect(),
+            why_no_primary: Some(NoPrimary::Starting),
+            split_brain: false,
+            stats: ClusterStats::default(),
+        }
+    }
+
+    /// The row of `node`; `None` for an id of another configuration.
+    pub fn node(&self, node: NodeId) -> Option<&NodeState> {
+        self.nodes.get(node.index())
+    }
+
+    /// The primary's row.
+    pub fn primary_state(&self) -> Option<&NodeState> {
+        self.primary.and_then(|node| self.node(node))
+    }
+
+    /// The standbys of the cluster, fit for reads or not.
+    pub fn standbys(&self) -> impl Iterator<Item = &NodeState> {
+        self.nodes.iter().filter(|node| node.role == NodeRole::Standby)
+    }
+}
+
+/// One node's row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeState {
+    /// Its index.
+    pub id: NodeId,
+    /// `[cluster] nodes`' name for it.
+    pub name: Arc<str>,
+    /// What it is.
+    pub role: NodeRole,
+    /// Its configured share of reads; 0 takes none.
+    pub weight: u32,
+    /// Whether it takes reads.
+    pub serving: Serving,
+    /// On a standby: it holds everything that was committed before this. Frozen while there is no primary to compare with, and
+    /// `None` where nothing is known. On the primary always `None`: a primary is as fresh as the moment.
+    pub fresh_as_of: Option<Instant>,
+    /// As `fresh_as_of`, but for what was flushed before this: everything except commits under `synchronous_commit = off` of
+    /// the last instants. Never earlier than `fresh_as_of`, and the honest measure of lag, since it doesn't stand still while an
+    /// open transaction leaves records unflushed on an otherwise idle primary (up to 15 s).
+    pub durable_as_of: Option<Instant>,
+    /// Which run of the server was last reached.
+    pub server_start: Option<ServerIdentity>,
+    /// How long its last answer took.
+    pub round_trip: Option<Duration>,
+    /// On a standby: bytes of log that the primary has flushed and it hasn't replayed.
+    pub lag_bytes: Option<u64>,
+    /// The timeline that it writes or follows, where known.
+    pub timeline: Option<Timeline>,
+    /// A primary's insert position, a standby's replay position.
+    pub wal_position: Option<Lsn>,
+    /// `pg_wal_replay_pause()` was called on it.
+    pub replay_paused: bool,
+    /// `server_version_num` of its last answer.
+    pub version: Option<u32>,
+    /// When its last answer came.
+    pub last_seen: Option<Instant>,
+    /// Why it could not be asked, if the last attempt failed.
+    pub last_error: Option<Arc<str>>,
+}
+
+impl NodeState {
+    /// How far a standby's answers are behind the primary, at `now`: an upper bound, exact to one sampling interval. `None` where
+    /// nothing is known, and on a primary.
+    pub fn lag(&self, now: Instant) -> Option<Duration> {
+        self.durable_as_of.map(|as_of| now.saturating_duration_since(as_of))
+    }
+}
+
+/// Why writes are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoPrimary {
+    /// The proxy has just started and hasn't heard from every node.
+    Starting,
+    /// Every node that can be reached is in recovery.
+    NoneOutOfRecovery,
+    /// The last primary can't be reached, and no other node has taken its place.
+    Unreachable(NodeId),
+    /// This node is out of recovery, and the others get a moment to contradict it.
+    Confirming(NodeId),
+    /// Only nodes on a lower timeline than one seen are out of recovery: they were left behind by a promotion.
+    OnlyStale,
+    /// Two nodes are out of recovery on the same timeline, and neither was routed to.
+    SplitBrain,
+    /// A promotion that the trigger file asked for is under way.
+    Promoting,
+    /// A promotion was asked for and its end is unknown. The old primary stays fenced: what it took now could be lost.
+    PromotionUncertain,
+}
+
+impl NoPrimary {
+    /// The name in logs and `/status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NoPrimary::Starting => "starting",
+            NoPrimary::NoneOutOfRecovery => "none_out_of_recovery",
+            NoPrimary::Unreachable(_) => "primary_unreachable",
+            NoPrimary::Confirming(_) => "confirming",
+            NoPrimary::OnlyStale => "only_stale_primaries",
+            NoPrimary::SplitBrain => "split_brain",
+            NoPrimary::Promoting => "promoting",
+            NoPrimary::PromotionUncertain => "promotion_uncertain",
+        }
+    }
+}
+
+impl fmt::Display for NoPrimary {
+    /// Fits behind "there is no primary: ".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoPrimary::Starting => "the proxy has just started and is still asking the nodes",
+            NoPrimary::NoneOutOfRecovery => "every node that can be reached is in recovery",
+            NoPrimary::Unreachable(_) => "the last primary cannot be reached and no standby has been promoted",
+            NoPrimary::Confirming(_) => "a node has just left recovery and the others are being asked",
+            NoPrimary::OnlyStale => "the only nodes out of recovery are on a timeline that a promotion has left behind",
+            NoPrimary::SplitBrain => "two nodes are out of recovery on the same timeline (split brain)",
+            NoPrimary::Promoting => "a standby is being promoted",
+            NoPrimary::PromotionUncertain => "a promotion was asked for and it is not known whether it happened",
+        })
+    }
+}
+
+/// Counters for metrics and `/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClusterStats {
+    /// Changes of the primary's node or timeline, the first election left out.
+    pub failovers: u64,
+    /// From the last failover's first moment without a primary until the next one was published; zero when there was none.
+    pub last_failover: Option<Duration>,
+    /// As in the table, for a gauge.
+    pub split_brain: bool,
+}
