@@ -210,7 +210,10 @@ impl Metrics {
     /// A recorder of its own that knows all of [`ALL`]. Those without labels appear at once, as 0.
     pub fn new() -> Metrics {
         let recorder = histogram_buckets(PrometheusBuilder::new()).build_recorder();
-        let metrics = Metrics { handle: recorder.handle(), recorder: Arc::new(recorder) };
+        let metrics = Metrics {
+            handle: recorder.handle(),
+            recorder: Arc::new(recorder),
+        };
         for spec in ALL {
             metrics.describe(spec);
             if spec.labels.is_empty() {
@@ -222,7 +225,8 @@ impl Metrics {
 
     /// The counter of these label values, which are named as in the table and in its order.
     pub fn counter(&self, spec: &'static Spec, labels: &[(&'static str, String)]) -> Counter {
-        self.recorder.register_counter(&key(spec, Kind::Counter, labels), &METADATA)
+        self.recorder
+            .register_counter(&key(spec, Kind::Counter, labels), &METADATA)
     }
 
     /// The gauge of these label values.
@@ -232,7 +236,8 @@ impl Metrics {
 
     /// The histogram of these label values; record seconds.
     pub fn histogram(&self, spec: &'static Spec, labels: &[(&'static str, String)]) -> Histogram {
-        self.recorder.register_histogram(&key(spec, Kind::Histogram, labels), &METADATA)
+        self.recorder
+            .register_histogram(&key(spec, Kind::Histogram, labels), &METADATA)
     }
 
     /// All of them, in Prometheus' text format.
@@ -257,7 +262,11 @@ impl Metrics {
     }
 
     fn describe(&self, spec: &'static Spec) {
-        let (name, unit, help) = (KeyName::from_const_str(spec.name), spec.unit.for_exporter(), spec.help.into());
+        let (name, unit, help) = (
+            KeyName::from_const_str(spec.name),
+            spec.unit.for_exporter(),
+            spec.help.into(),
+        );
         match spec.kind {
             Kind::Counter => self.recorder.describe_counter(name, unit, help),
             Kind::Gauge => self.recorder.describe_gauge(name, unit, help),
@@ -276,11 +285,13 @@ impl Metrics {
 
 /// Gives each histogram its buckets by name: without any, the exporter would make summaries of them.
 fn histogram_buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
-    ALL.iter().filter(|spec| spec.kind == Kind::Histogram).fold(builder, |builder, spec| {
-        builder
-            .set_buckets_for_metric(Matcher::Full(spec.name.to_owned()), SECONDS_BUCKETS)
-            .expect("SECONDS_BUCKETS isn't empty, which is all that can be wrong")
-    })
+    ALL.iter()
+        .filter(|spec| spec.kind == Kind::Histogram)
+        .fold(builder, |builder, spec| {
+            builder
+                .set_buckets_for_metric(Matcher::Full(spec.name.to_owned()), SECONDS_BUCKETS)
+                .expect("SECONDS_BUCKETS isn't empty, which is all that can be wrong")
+        })
 }
 
 /// Checks in debug builds that a metric is used as the table says.
@@ -292,7 +303,10 @@ fn key(spec: &'static Spec, kind: Kind, labels: &[(&'static str, String)]) -> Ke
         spec.name,
         spec.labels,
     );
-    let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, value.clone())).collect();
+    let labels: Vec<Label> = labels
+        .iter()
+        .map(|(name, value)| Label::new(*name, value.clone()))
+        .collect();
     Key::from_parts(spec.name, labels)
 }
 
@@ -304,21 +318,37 @@ mod tests {
     fn names_say_kind_and_unit() {
         for spec in ALL {
             assert!(spec.name.starts_with("pgsluice_"), "{}", spec.name);
-            assert_eq!(spec.name.ends_with("_total"), spec.kind == Kind::Counter, "{}", spec.name);
+            assert_eq!(
+                spec.name.ends_with("_total"),
+                spec.kind == Kind::Counter,
+                "{}",
+                spec.name
+            );
             if spec.kind == Kind::Histogram {
                 assert!(spec.name.ends_with("_seconds"), "{}", spec.name);
             }
             assert!(spec.help.ends_with('.'), "{}", spec.help);
-            assert_eq!(ALL.iter().filter(|other| other.name == spec.name).count(), 1, "{} stands twice", spec.name);
+            assert_eq!(
+                ALL.iter().filter(|other| other.name == spec.name).count(),
+                1,
+                "{} stands twice",
+                spec.name
+            );
         }
     }
 
     #[test]
     fn what_was_recorded_is_rendered() {
         let metrics = Metrics::new();
-        let labels = [("node", "n1".to_owned()), ("role", "primary".to_owned()), ("access", "write".to_owned())];
+        let labels = [
+            ("node", "n1".to_owned()),
+            ("role", "primary".to_owned()),
+            ("access", "write".to_owned()),
+        ];
         metrics.counter(STATEMENTS, &labels).increment(3);
-        metrics.gauge(REPLAY_LAG_SECONDS, &[("node", "n2".to_owned())]).set(0.25);
+        metrics
+            .gauge(REPLAY_LAG_SECONDS, &[("node", "n2".to_owned())])
+            .set(0.25);
         metrics.histogram(POOL_WAIT, &[]).record(0.0002);
         metrics.upkeep();
 
@@ -359,11 +389,23 @@ mod tests {
         let manual = include_str!("../docs/metrics.md");
         let rows: Vec<&str> = manual.lines().filter(|line| line.starts_with("| `pgsluice_")).collect();
         let expected: Vec<String> = ALL.iter().map(|spec| manual_row(spec)).collect();
-        assert_eq!(rows, expected, "docs/metrics.md should have these rows:\n{}", expected.join("\n"));
+        assert_eq!(
+            rows,
+            expected,
+            "docs/metrics.md should have these rows:\n{}",
+            expected.join("\n")
+        );
     }
 
     fn manual_row(spec: &Spec) -> String {
         let labels: Vec<String> = spec.labels.iter().map(|label| format!("`{label}`")).collect();
-        format!("| `{}` | {} | {} | {} | {} |", spec.name, spec.kind, spec.unit, labels.join(", "), spec.help)
+        format!(
+            "| `{}` | {} | {} | {} | {} |",
+            spec.name,
+            spec.kind,
+            spec.unit,
+            labels.join(", "),
+            spec.help
+        )
     }
 }

@@ -1,8 +1,8 @@
 //! x
+use super::status::Status;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use super::status::Status;
 /// What is asked of the proxy. Called for each request, so it must not block.
 pub trait AdminSource: Send + Sync + 'static {
     /// For `/status`.
@@ -13,4 +13,6 @@ pub trait AdminSource: Send + Sync + 'static {
     fn readiness(&self) -> Result<(), String>;
 }
 /// Serves.
-pub async fn serve(_listener: TcpListener, _source: Arc<dyn AdminSource>, _shutdown: impl Future<Output = ()>) { todo!() }
+pub async fn serve(_listener: TcpListener, _source: Arc<dyn AdminSource>, _shutdown: impl Future<Output = ()>) {
+    todo!()
+}
