@@ -1,13 +1,26 @@
 //! The configuration as it is meant: parsed, checked and immutable.
 //!
-//! `file` holds the TOML as it is written, `check` turns that into a [`Config`] or into errors that name the key, the line and
-//! a suggestion, `units` reads durations and sizes. Nothing outside this folder sees the file's own shape, and nothing in a
-//! [`Config`] needs checking again.
+//! `keys` is the table of all keys. `file` takes the TOML apart as it is written and lays `overrides` (flags, environment) over
+//! it, `reader` reads single values, `check` makes a [`Config`] of them or says all that is wrong, by line and with a suggestion.
+//! `units` reads durations and addresses, `choices` names. Nothing outside this folder sees the file's own shape, and nothing in
+//! a [`Config`] needs checking again.
+
+mod check;
+mod choices;
+mod file;
+pub mod keys;
+mod overrides;
+mod problem;
+mod reader;
+mod units;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use overrides::{Environment, Overrides};
+pub use problem::{ConfigErrors, Place, Problem};
 
 /// All of one proxy's settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +41,64 @@ pub struct Config {
     pub failover: Failover,
     /// `[admin]`
     pub admin: Admin,
+}
+
+impl Config {
+    /// Reads and checks a file. Relative paths in it start from its folder.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Config::parse(&text, &name, overrides),
+            Err(error) => Err(ConfigErrors::new(vec![Problem {
+                place: Place::Whole(name.into()),
+                key: String::new(),
+                message: format!("can't be read: {error}"),
+                suggestion: None,
+            }])),
+        }
+    }
+
+    /// Checks a file's text. `source_name` is the file's path: problems are told with it, and relative paths start from its
+    /// folder.
+    pub fn parse(text: &str, source_name: &str, overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let mut document = file::Document::parse(text, source_name).map_err(ConfigErrors::new)?;
+        document.apply(overrides);
+        check::check(document, Path::new(source_name).parent().unwrap_or(Path::new("")))
+    }
+
+    /// Without a file. Relative paths start from the working directory.
+    pub fn from_overrides(overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let mut document = file::Document::empty("settings");
+        document.apply(overrides);
+        check::check(document, Path::new(""))
+    }
+}
+
+/// What `pgsluice check-config` says of a file, and its exit code: 0 and a summary for standard output, or 2 and the
+/// problems, one a line, for standard error.
+pub fn check_config(path: &Path, overrides: &Overrides) -> (String, i32) {
+    match Config::load(path, overrides) {
+        Ok(config) => (format!("{}: {}", path.display(), config.summary()), 0),
+        Err(errors) => (errors.to_string(), 2),
+    }
+}
+
+impl Config {
+    /// One line that shows an operator what was understood.
+    fn summary(&self) -> String {
+        let listen: Vec<String> = self.listen.addresses.iter().map(ToString::to_string).collect();
+        let nodes: Vec<&str> = self.cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+        format!(
+            "ok: listens on {} ({}), nodes {}, {} pools of {}, {} reads up to {} of lag",
+            listen.join(", "),
+            self.auth.method.name(),
+            nodes.join(", "),
+            self.pool.mode.name(),
+            self.pool.size,
+            self.routing.consistency.name(),
+            units::show_duration(self.routing.max_lag),
+        )
+    }
 }
 
 /// Where clients connect, and how many may.

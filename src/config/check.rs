@@ -1,0 +1,430 @@
+//! From the configuration as written to the configuration as meant: sections that fit together, or all that is wrong.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::file::{Document, NodeTable};
+use super::keys::{nearest, quoted};
+use super::problem::{ConfigErrors, Place, Unfit};
+use super::reader::Reader;
+use super::units::{parse_address, parse_listen, show_duration};
+use super::{
+    Admin, Auth, AuthMethod, Cluster, Config, Consistency, Failover, Listen, ListenTls, Monitor, NodeAddress,
+    NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, Routing, Secret, SslMode,
+};
+
+/// Checks everything, whatever is found on the way. `folder` is where relative paths start.
+pub(super) fn check(document: Document, folder: &Path) -> Result<Config, ConfigErrors> {
+    let Document {
+        whole,
+        entries,
+        node_tables,
+    } = document;
+    let mut reader = Reader::new(entries, whole, folder);
+    let listen = listen(&mut reader);
+    let auth = auth(&mut reader, &listen.addresses);
+    let cluster = cluster(&mut reader, node_tables, folder);
+    let monitor = monitor(&mut reader);
+    let config = Config {
+        pool: pool(&mut reader),
+        routing: routing(&mut reader, &monitor),
+        failover: failover(&mut reader, &cluster.nodes),
+        admin: admin(&mut reader),
+        listen,
+        cluster,
+        monitor,
+        auth,
+    };
+    refuse_own_address(&mut reader, &config);
+    let problems = reader.into_problems();
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigErrors::new(problems))
+    }
+}
+
+fn listen(reader: &mut Reader<'_>) -> Listen {
+    Listen {
+        addresses: listen_addresses(reader),
+        max_clients: reader.count("listen.max_clients"),
+        threads: reader
+            .count_if_set("listen.threads")
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        login_timeout: reader.duration("listen.login_timeout"),
+        drain_timeout: reader.duration("listen.drain_timeout"),
+        tls: listen_tls(reader),
+    }
+}
+
+fn listen_addresses(reader: &mut Reader<'_>) -> Vec<SocketAddr> {
+    const KEY: &str = "listen.addresses";
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    let texts = reader.texts(KEY);
+    if texts.is_empty() {
+        reader.refuse(
+            KEY,
+            Unfit::new("must have an address").suggest("leave it out to listen on 127.0.0.1:5432"),
+        );
+    }
+    for (place, text) in texts {
+        match parse_listen(&text) {
+            Ok(found)
+                if found
+                    .iter()
+                    .any(|address| address.port() != 0 && addresses.contains(address)) =>
+            {
+                reader.refuse_at(place, KEY, Unfit::new(format!("{text:?} stands there twice")));
+            }
+            Ok(found) => addresses.extend(found),
+            Err(unfit) => reader.refuse_at(place, KEY, unfit),
+        }
+    }
+    addresses
+}
+
+fn listen_tls(reader: &mut Reader<'_>) -> Option<ListenTls> {
+    let required = reader.flag("listen.tls.required");
+    let pair = cert_and_key(reader, "listen.tls.cert", "listen.tls.key");
+    if required && !reader.has("listen.tls.cert") {
+        reader.refuse(
+            "listen.tls.required",
+            Unfit::new("needs a certificate").suggest("set listen.tls.cert and listen.tls.key"),
+        );
+    }
+    pair.map(|(cert, key)| ListenTls { cert, key, required })
+}
+
+/// Both or none of two files.
+fn cert_and_key(reader: &mut Reader<'_>, cert: &'static str, key: &'static str) -> Option<(PathBuf, PathBuf)> {
+    let pair = (reader.file(cert), reader.file(key));
+    match (reader.has(cert), reader.has(key)) {
+        (true, false) => reader.refuse(cert, Unfit::new("needs its private key").suggest(format!("set {key}"))),
+        (false, true) => reader.refuse(key, Unfit::new("needs its certificate").suggest(format!("set {cert}"))),
+        (true, true) | (false, false) => {}
+    }
+    Some((pair.0?, pair.1?))
+}
+
+fn auth(reader: &mut Reader<'_>, addresses: &[SocketAddr]) -> Auth {
+    let chosen = reader.choice_if_set("auth.method", AuthMethod::from_name);
+    let users = reader.file("auth.users");
+    let open = addresses.iter().find(|address| !address.ip().is_loopback());
+    match (chosen, open) {
+        (None, Some(open)) if !reader.has("auth.method") => reader.refuse(
+            "auth.method",
+            Unfit::new(format!(
+                "must be set, since others than this machine can connect to {open}"
+            ))
+            .suggest("set \"scram-sha-256\" with a users file, or \"trust\" to let in whoever can connect"),
+        ),
+        (Some(AuthMethod::ScramSha256 | AuthMethod::Md5), _) if !reader.has("auth.users") => {
+            reader.refuse(
+                "auth.method",
+                Unfit::new("needs a file of users").suggest("set auth.users"),
+            );
+        }
+        _ => {}
+    }
+    Auth {
+        method: chosen.unwrap_or(AuthMethod::Trust),
+        users,
+    }
+}
+
+fn cluster(reader: &mut Reader<'_>, tables: Vec<NodeTable>, folder: &Path) -> Cluster {
+    Cluster {
+        nodes: nodes(reader, tables, folder),
+        state_file: reader.file("cluster.state_file"),
+        tls: NodeTls {
+            mode: reader.choice("cluster.tls.mode", SslMode::from_name),
+            root_cert: reader.file("cluster.tls.root_cert"),
+            client: cert_and_key(reader, "cluster.tls.cert", "cluster.tls.key"),
+        },
+    }
+}
+
+fn nodes(reader: &mut Reader<'_>, tables: Vec<NodeTable>, folder: &Path) -> Vec<NodeConfig> {
+    const KEY: &str = "cluster.nodes";
+    if !tables.is_empty() && reader.has(KEY) {
+        reader.refuse(
+            KEY,
+            Unfit::new("stands beside [[cluster.node]] tables").suggest("keep one of the two"),
+        );
+    }
+    let mut nodes = Vec::new();
+    let listed = reader.texts(KEY);
+    if listed.is_empty() && tables.is_empty() {
+        let unfit = Unfit::new("must name at least one node");
+        reader.refuse(
+            KEY,
+            unfit.suggest("write nodes = [\"127.0.0.1:15432\"], or give --node or PGSLUICE_NODES"),
+        );
+    }
+    for (place, text) in listed {
+        match node_address(&text) {
+            Ok(address) => nodes.push((
+                place,
+                NodeConfig {
+                    name: address.to_string(),
+                    address,
+                    weight: 1,
+                },
+            )),
+            Err(unfit) => reader.refuse_at(place, KEY, unfit),
+        }
+    }
+    for table in tables {
+        let place = table.place.clone();
+        let mut inner = Reader::new(table.entries, table.place, folder);
+        nodes.extend(node(&mut inner).map(|node| (place, node)));
+        reader.add_problems(inner.into_problems());
+    }
+    refuse_twins(reader, &nodes);
+    nodes.into_iter().map(|(_, node)| node).collect()
+}
+
+/// One `[[cluster.node]]` table.
+fn node(reader: &mut Reader<'_>) -> Option<NodeConfig> {
+    const ADDRESS: &str = "cluster.node.address";
+    let text = reader.text(ADDRESS);
+    if text.is_none() && !reader.has(ADDRESS) {
+        reader.refuse(
+            ADDRESS,
+            Unfit::new("is missing").suggest("write address = \"127.0.0.1:15432\""),
+        );
+    }
+    let address = text.and_then(|text| node_address(&text).map_err(|unfit| reader.refuse(ADDRESS, unfit)).ok());
+    let name = reader.text("cluster.node.name");
+    if let Some(name) = name.as_ref().filter(|name| !fits_as_name(name)) {
+        let unfit = Unfit::new(format!("{name:?} can't be a name"));
+        reader.refuse(
+            "cluster.node.name",
+            unfit.suggest("use up to 64 letters, digits and any of . : _ - [ ]"),
+        );
+    }
+    let weight = reader.count("cluster.node.weight");
+    let address = address?;
+    Some(NodeConfig {
+        name: name.unwrap_or_else(|| address.to_string()),
+        address,
+        weight: u32::try_from(weight).expect("the table's range ends at 1000"),
+    })
+}
+
+/// Names stand in labels, logs and commands, unquoted.
+fn fits_as_name(name: &str) -> bool {
+    name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || ".:_-[]".contains(c))
+}
+
+fn node_address(text: &str) -> Result<NodeAddress, Unfit> {
+    let address = parse_address(text)?;
+    match (address.port, address.host.contains('*')) {
+        (0, _) => Err(Unfit::new(format!("{text:?} has the port 0")).suggest("a node's port is from 1 to 65535")),
+        (_, true) => Err(Unfit::new(format!("{text:?} has no host that can be connected to"))),
+        (_, false) => Ok(address),
+    }
+}
+
+/// One server under two names would be counted, and elected, twice.
+fn refuse_twins(reader: &mut Reader<'_>, nodes: &[(Place, NodeConfig)]) {
+    let (mut addresses, mut names) = (HashMap::new(), HashMap::new());
+    for (place, node) in nodes {
+        if let Some(first) = addresses.insert(&node.address, place) {
+            let unfit = Unfit::new(format!("{} stands there twice{}", node.address, first_line(first)));
+            reader.refuse_at(place.clone(), "cluster.nodes", unfit);
+        } else if let Some(first) = names.insert(&node.name, place) {
+            let unfit = Unfit::new(format!("two nodes have the name {:?}{}", node.name, first_line(first)));
+            reader.refuse_at(
+                place.clone(),
+                "cluster.node.name",
+                unfit.suggest("give each a name of its own"),
+            );
+        }
+    }
+}
+
+fn first_line(first: &Place) -> String {
+    first
+        .line()
+        .map_or(String::new(), |line| format!(" (first in line {line})"))
+}
+
+fn monitor(reader: &mut Reader<'_>) -> Monitor {
+    let monitor = Monitor {
+        user: reader.text("monitor.user").unwrap_or_default(),
+        password: monitor_password(reader),
+        database: reader.text("monitor.database").unwrap_or_default(),
+        interval: reader.duration("monitor.interval"),
+        timeout: reader.duration("monitor.timeout"),
+        idle_interval: reader.duration("monitor.idle_interval"),
+    };
+    if monitor.idle_interval < monitor.interval {
+        let interval = show_duration(monitor.interval);
+        let key = if reader.has("monitor.idle_interval") {
+            "monitor.idle_interval"
+        } else {
+            "monitor.interval"
+        };
+        reader.refuse(
+            key,
+            Unfit::new(format!("idle_interval must not be shorter than interval, {interval}")),
+        );
+    }
+    monitor
+}
+
+fn monitor_password(reader: &mut Reader<'_>) -> Option<Secret> {
+    const FILE: &str = "monitor.password_file";
+    let (password, file) = (reader.text("monitor.password"), reader.file(FILE));
+    if reader.has("monitor.password") && reader.has(FILE) {
+        reader.refuse(
+            FILE,
+            Unfit::new("stands beside monitor.password").suggest("keep one of the two"),
+        );
+    }
+    let Some(file) = file.filter(|file| file.is_file()) else {
+        return password.map(Secret);
+    };
+    match std::fs::read_to_string(&file) {
+        // Editors and `echo` end it with a newline that isn't part of it.
+        Ok(text) if !text.trim_end_matches(['\r', '\n']).is_empty() => {
+            Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+        Ok(_) => {
+            reader.refuse(FILE, Unfit::new(format!("{} is empty", file.display())));
+            None
+        }
+        Err(error) => {
+            reader.refuse(FILE, Unfit::new(format!("{} can't be read: {error}", file.display())));
+            None
+        }
+    }
+}
+
+fn pool(reader: &mut Reader<'_>) -> Pool {
+    Pool {
+        mode: reader.choice("pool.mode", PoolMode::from_name),
+        size: reader.count("pool.size"),
+        max_per_node: reader.count_if_set("pool.max_per_node"),
+        checkout_timeout: reader.duration("pool.checkout_timeout"),
+        idle_timeout: reader.duration("pool.idle_timeout"),
+        max_lifetime: reader.duration("pool.max_lifetime"),
+        connect_timeout: reader.duration("pool.connect_timeout"),
+    }
+}
+
+fn routing(reader: &mut Reader<'_>, monitor: &Monitor) -> Routing {
+    let max_lag = reader.duration("routing.max_lag");
+    if max_lag < monitor.interval {
+        let interval = show_duration(monitor.interval);
+        let key = if reader.has("routing.max_lag") {
+            "routing.max_lag"
+        } else {
+            "monitor.interval"
+        };
+        reader.refuse(
+            key,
+            Unfit::new(format!(
+                "max_lag must not be shorter than monitor.interval, {interval}: lag isn't known better"
+            ))
+            .suggest("lengthen the one or shorten the other"),
+        );
+    }
+    if !reader.duration("routing.wait_for_standby").is_zero() {
+        let unfit = Unfit::new("is not supported yet: a read that finds no fit standby goes to the primary at once");
+        reader.refuse(
+            "routing.wait_for_standby",
+            unfit.suggest("leave it out, or write \"0ms\""),
+        );
+    }
+    if reader.flag("routing.defer_begin") {
+        let unfit = Unfit::new("is not supported yet: a plain transaction starts on the primary");
+        reader.refuse("routing.defer_begin", unfit.suggest("leave it out, or write false"));
+    }
+    reader.choice("routing.balancer", |name| {
+        (name == "power_of_two_choices").then_some(())
+    });
+    Routing {
+        consistency: reader.choice("routing.consistency", Consistency::from_name),
+        max_lag,
+        read_from_primary: reader.choice("routing.read_from_primary", ReadFromPrimary::from_name),
+    }
+}
+
+fn failover(reader: &mut Reader<'_>, nodes: &[NodeConfig]) -> Failover {
+    const CANDIDATE: &str = "failover.candidate";
+    let candidate = reader.text(CANDIDATE);
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    if let Some(name) = candidate.as_deref().filter(|name| !names.contains(name)) {
+        let unfit = Unfit::new(format!("no node is called {name:?}"));
+        let suggestion = match nearest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("there are {}", quoted(&names)),
+        };
+        reader.refuse(CANDIDATE, unfit.suggest(suggestion));
+    }
+    Failover {
+        trigger_file: reader.file("failover.trigger_file"),
+        promote: reader.choice("failover.promote", Promote::from_name),
+        hold_timeout: reader.duration("failover.hold_timeout"),
+        hold_max: reader.count("failover.hold_max"),
+        candidate,
+    }
+}
+
+fn admin(reader: &mut Reader<'_>) -> Admin {
+    const KEY: &str = "admin.http";
+    let text = reader.text(KEY).filter(|text| text != "off");
+    let address = text.map(|text| parse_listen(&text));
+    match address {
+        Some(Ok(addresses)) => Admin {
+            http: addresses.first().copied(),
+        },
+        Some(Err(unfit)) => {
+            let suggestion = unfit
+                .suggestion
+                .clone()
+                .unwrap_or_else(|| "write \"off\" to serve none".to_owned());
+            reader.refuse(KEY, unfit.suggest(suggestion));
+            Admin { http: None }
+        }
+        None => Admin { http: None },
+    }
+}
+
+/// A proxy that takes itself for a node would answer its own monitor, and loop.
+fn refuse_own_address(reader: &mut Reader<'_>, config: &Config) {
+    for address in &config.listen.addresses {
+        if let Some(node) = config
+            .cluster
+            .nodes
+            .iter()
+            .find(|node| reaches(&node.address, *address))
+        {
+            let unfit = Unfit::new(format!(
+                "the node {} is the proxy's own address {address}",
+                node.address
+            ));
+            reader.refuse("listen.addresses", unfit.suggest("listen on another port"));
+        }
+        if config
+            .admin
+            .http
+            .is_some_and(|http| http == *address && http.port() != 0)
+        {
+            let unfit = Unfit::new(format!("{address} is listened on for clients"));
+            reader.refuse("admin.http", unfit.suggest("choose another port"));
+        }
+    }
+}
+
+/// Whether connecting to a node would reach this listening address, as far as can be told without asking DNS.
+fn reaches(node: &NodeAddress, listening: SocketAddr) -> bool {
+    let same_host = match node.host.parse::<IpAddr>() {
+        Ok(ip) => ip == listening.ip() || (ip.is_loopback() && listening.ip().is_unspecified()),
+        Err(_) => node.host == "localhost" && (listening.ip().is_loopback() || listening.ip().is_unspecified()),
+    };
+    node.port == listening.port() && same_host
+}

@@ -1,0 +1,300 @@
+//! Every key that a configuration may have, in one table: what it takes, what it is when left out, and what it means.
+//!
+//! Reading, the suggestions for misspelled keys, the environment's variables, the manual and the sample file all stand on it.
+
+use std::time::Duration;
+
+use super::{AuthMethod, Consistency, PoolMode, Promote, ReadFromPrimary, SslMode};
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Section and name, as `routing.max_lag`. Those of `cluster.node` stand in each `[[cluster.node]]` table.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it is when left out.
+    pub default: Unset,
+    /// For the manual.
+    pub meaning: &'static str,
+}
+
+/// What a key takes.
+#[derive(Debug)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// A text that is never shown.
+    Secret,
+    /// `host:port`.
+    Address,
+    /// A list of `host:port`.
+    Addresses,
+    /// The path of a file that must be there.
+    File,
+    /// The path of a file that may appear later.
+    FutureFile,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number in a range.
+    Count(u64, u64),
+    /// A duration in a range.
+    Span(Duration, Duration),
+    /// One of these names; the others are known but not supported yet, for the reason given.
+    Choice {
+        /// Supported.
+        names: &'static [&'static str],
+        /// Not yet.
+        not_yet: &'static [(&'static str, &'static str)],
+    },
+}
+
+/// What a key is when left out.
+#[derive(Debug)]
+pub enum Unset {
+    /// This text, read as if it had been written.
+    Is(&'static str),
+    /// Not a fixed value: this says which.
+    Means(&'static str),
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+use Kind::{Address, Addresses, Choice, Count, File, Flag, FutureFile, Secret, Span, Text};
+use Unset::{Is, Means};
+
+macro_rules! keys {
+    ($($path:literal: $kind:expr, $default:expr, $meaning:literal;)*) => {
+        /// All keys, in the manual's order.
+        pub const KEYS: &[Key] = &[$(Key { path: $path, kind: $kind, default: $default, meaning: $meaning }),*];
+    };
+}
+
+keys! {
+    "listen.addresses": Addresses, Is("127.0.0.1:5432"),
+        "Where clients connect. `*:5432` is every IPv4 address, `[::]:5432` every address; port 0 lets the kernel choose.";
+    "listen.max_clients": Count(1, 1_000_000), Is("10000"),
+        "Clients at once; the next one is refused with 53300.";
+    "listen.threads": Count(1, 1024), Means("one per CPU"),
+        "Worker threads.";
+    "listen.login_timeout": Span(SECOND, HOUR), Is("30s"),
+        "How long a client may take to log in.";
+    "listen.drain_timeout": Span(Duration::ZERO, HOUR), Is("30s"),
+        "On SIGTERM, how long running transactions may take to end.";
+    "listen.tls.cert": File, Means("no TLS"),
+        "Certificate chain shown to clients, PEM.";
+    "listen.tls.key": File, Means("no TLS"),
+        "Its private key, PEM.";
+    "listen.tls.required": Flag, Is("false"),
+        "Refuse clients that don't encrypt (28000).";
+
+    "cluster.nodes": Addresses, Means("none; needed unless there are `[[cluster.node]]` tables"),
+        "The primary and its standbys, in any order: who is what is found out.";
+    "cluster.state_file": FutureFile, Means("nothing is kept"),
+        "Where the highest timeline seen survives a restart, so that an old primary that comes back alone is not believed.";
+    "cluster.tls.mode": Choice { names: SslMode::NAMES, not_yet: &[] }, Is("prefer"),
+        "How connections to the nodes are encrypted, as libpq's `sslmode`.";
+    "cluster.tls.root_cert": File, Means("the system's store"),
+        "Certificates that the nodes' are checked against, PEM.";
+    "cluster.tls.cert": File, Means("none"),
+        "Client certificate chain shown to the nodes, PEM.";
+    "cluster.tls.key": File, Means("none"),
+        "Its private key, PEM.";
+
+    "cluster.node.address": Address, Means("none; needed"),
+        "Where the node listens.";
+    "cluster.node.name": Text, Means("its address"),
+        "What logs, metrics and the status page call it.";
+    "cluster.node.weight": Count(0, 1000), Is("1"),
+        "Its share of reads relative to its peers'; 0 takes none.";
+
+    "monitor.user": Text, Is("postgres"),
+        "Role that asks each node what it is. It needs LOGIN, and EXECUTE on `pg_promote()` where pgsluice promotes.";
+    "monitor.password": Secret, Means("none"),
+        "Its password.";
+    "monitor.password_file": File, Means("none"),
+        "A file that holds the password, instead.";
+    "monitor.database": Text, Is("postgres"),
+        "Database that it connects to.";
+    "monitor.interval": Span(Duration::from_millis(10), HOUR), Is("250ms"),
+        "Time between two readings of a node. Replay lag is known to this precision.";
+    "monitor.timeout": Span(Duration::from_millis(10), HOUR), Is("1s"),
+        "A node whose answer takes longer counts as unreachable.";
+    "monitor.idle_interval": Span(Duration::from_millis(10), HOUR), Is("5s"),
+        "The interval while no client sends anything.";
+
+    "auth.method": Choice {
+        names: AuthMethod::NAMES,
+        not_yet: &[("cert", "client certificates don't log in yet"), ("hba", "pg_hba.conf files are not read yet")],
+    }, Means("`trust` if only this machine can connect, otherwise needed"),
+        "How clients prove who they are.";
+    "auth.users": File, Means("none; needed for `scram-sha-256` and `md5`"),
+        "Users and their secrets, a line `\"user\" \"secret\"` each.";
+
+    "pool.mode": Choice {
+        names: PoolMode::NAMES,
+        not_yet: &[("statement", "connections don't change hands inside of a transaction yet")],
+    }, Is("transaction"),
+        "When a server connection goes back: at the end of each transaction, or when the client leaves.";
+    "pool.size": Count(1, 100_000), Is("20"),
+        "Server connections per node, database and user.";
+    "pool.max_per_node": Count(1, 100_000), Means("no limit"),
+        "Server connections per node over all pools. Keep it below the node's `max_connections`.";
+    "pool.checkout_timeout": Span(MS, HOUR), Is("30s"),
+        "A statement that gets no server connection for this long fails with 53300.";
+    "pool.idle_timeout": Span(SECOND, YEAR), Is("10min"),
+        "A server connection unused for this long is closed.";
+    "pool.max_lifetime": Span(SECOND, YEAR), Is("1h"),
+        "A server connection older than this is closed when it comes back.";
+    "pool.connect_timeout": Span(MS, HOUR), Is("5s"),
+        "Connecting and logging in to a node may take this long.";
+
+    "routing.consistency": Choice { names: Consistency::NAMES, not_yet: &[] }, Is("read_your_writes"),
+        "What a read on a standby must see. A session can choose its own with `SET pgsluice.consistency`.";
+    "routing.max_lag": Span(MS, YEAR), Is("10s"),
+        "A standby that lags further gets no reads.";
+    "routing.wait_for_standby": Span(Duration::ZERO, HOUR), Is("0ms"),
+        "How long a read waits for a standby to catch up before it goes to the primary. Only `0ms` is supported yet.";
+    "routing.read_from_primary": Choice { names: ReadFromPrimary::NAMES, not_yet: &[] }, Is("fallback"),
+        "Whether the primary takes reads: never, when no standby is fit, or also when some are.";
+    "routing.defer_begin": Flag, Is("false"),
+        "Start plain transactions on a standby and move them at their first write. Only `false` is supported yet.";
+    "routing.balancer": Choice { names: &["power_of_two_choices"], not_yet: &[] }, Is("power_of_two_choices"),
+        "How one of several fit standbys is chosen.";
+
+    "failover.trigger_file": FutureFile, Means("none"),
+        "The file whose appearance asks for a promotion.";
+    "failover.promote": Choice { names: Promote::NAMES, not_yet: &[] }, Is("auto"),
+        "Whether pgsluice then calls `pg_promote()`, or waits for the server or an HA manager to do it.";
+    "failover.candidate": Text, Means("the most advanced standby"),
+        "Name of the node to promote.";
+    "failover.hold_timeout": Span(Duration::ZERO, HOUR), Is("10s"),
+        "How long a statement that needs a primary waits for one; then it fails with 57P03.";
+    "failover.hold_max": Count(0, 1_000_000), Is("1000"),
+        "Statements that may wait so at once; the next one fails with 57P03 without waiting.";
+
+    "admin.http": Address, Is("127.0.0.1:9432"),
+        "Where `/metrics`, `/livez`, `/readyz`, `/status` and the status page are served, or `off`.";
+}
+
+/// Keys that the manual's readers may expect, and why they are refused.
+pub(super) const NOT_YET: &[(&str, &str)] = &[
+    ("admin.users", "the admin console is not supported yet"),
+    ("auth.auth_query", "users are only read from a file yet"),
+    ("cluster.node.zone", "zones are not supported yet"),
+];
+
+/// The key with this path.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Whether some key's path goes through this one, as `listen` and `listen.tls`.
+pub(super) fn is_section(path: &str) -> bool {
+    KEYS.iter()
+        .any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+impl Key {
+    /// The environment's variable for it; none for what stands in a list of tables.
+    pub fn variable(&self) -> Option<String> {
+        match self.path {
+            path if path.starts_with("cluster.node.") => None,
+            "listen.addresses" => Some("PGSLUICE_LISTEN".to_owned()),
+            "cluster.nodes" => Some("PGSLUICE_NODES".to_owned()),
+            "failover.trigger_file" => Some("PGSLUICE_TRIGGER_FILE".to_owned()),
+            "admin.http" => Some("PGSLUICE_HTTP".to_owned()),
+            path => Some(format!("PGSLUICE_{}", path.replace('.', "_").to_uppercase())),
+        }
+    }
+}
+
+/// What to write instead of a key that there isn't: the nearest in its own section, else in the others.
+pub(super) fn suggestion(path: &str) -> Option<String> {
+    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let siblings = names_in(section);
+    if let Some(sibling) = nearest(name, siblings.iter().copied()) {
+        return Some(format!("did you mean `{sibling}`?"));
+    }
+    let elsewhere = KEYS
+        .iter()
+        .find(|key| key.path.rsplit_once('.').is_some_and(|(_, leaf)| leaf == name));
+    match elsewhere.and_then(|key| key.path.rsplit_once('.')) {
+        Some((section, leaf)) => Some(format!("`{leaf}` belongs in [{section}]")),
+        None if siblings.is_empty() => None,
+        None => Some(format!("there are {}", quoted(&siblings))),
+    }
+}
+
+/// The candidate that a misspelling most likely stands for.
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(&name.to_lowercase(), candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.85)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, candidate)| candidate)
+}
+
+/// `a`, `b` or `c`, for a message.
+pub(super) fn quoted(names: &[&str]) -> String {
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Keys and sections right below a section (below the whole file for "").
+fn names_in(section: &str) -> Vec<&'static str> {
+    let mut names: Vec<&str> = KEYS
+        .iter()
+        .filter_map(|key| match section {
+            "" => Some(key.path),
+            _ => key.path.strip_prefix(section)?.strip_prefix('.'),
+        })
+        .filter_map(|rest| rest.split('.').next())
+        .collect();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelled_key_gets_the_nearest_one() {
+        for (path, expected) in [
+            ("routing.max_lga", Some("did you mean `max_lag`?")),
+            ("routing.maxlag", Some("did you mean `max_lag`?")),
+            ("routing.Consistency", Some("did you mean `consistency`?")),
+            ("routng", Some("did you mean `routing`?")),
+            ("listen.tls.certificate", Some("did you mean `cert`?")),
+            ("listen.hold_max", Some("`hold_max` belongs in [failover]")),
+            ("auth.zzz", Some("there are `method`, `users`")),
+        ] {
+            assert_eq!(suggestion(path).as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn variables_are_unique_and_named_by_a_rule() {
+        let variables: Vec<String> = KEYS.iter().filter_map(Key::variable).collect();
+        assert!(
+            variables
+                .iter()
+                .all(|name| variables.iter().filter(|other| *other == name).count() == 1)
+        );
+        for name in [
+            "PGSLUICE_LISTEN",
+            "PGSLUICE_NODES",
+            "PGSLUICE_MONITOR_PASSWORD",
+            "PGSLUICE_ROUTING_MAX_LAG",
+        ] {
+            assert!(variables.iter().any(|variable| variable == name), "{name}");
+        }
+    }
+}
