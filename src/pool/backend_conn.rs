@@ -33,7 +33,7 @@ pub struct BackendConn {
     /// The server process, for cancel requests.
     pub pid: i32,
     /// Its secret.
-    pub secret: Box<[u8]>,
+    pub secret: Arc<[u8]>,
     /// The settings it has.
     pub settings: Arc<Settings>,
     /// The statements it has.
@@ -188,8 +188,10 @@ impl BackendConn {
                                 }
                             }
                             b'E' => {
-                                let error = ErrorView::parse(body);
-                                refused = Some((error.code, error.message.into_owned()));
+                                refused = Some(match ErrorView::parse(body) {
+                                    Some(error) => (error.code, error.message_text().into_owned()),
+                                    None => (SqlState::INTERNAL_ERROR, String::new()),
+                                });
                             }
                             b'Z' => {
                                 return match (refused, TransactionStatus::parse(body)) {

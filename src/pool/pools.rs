@@ -34,7 +34,7 @@ pub struct Login {
     /// Role.
     pub user: Box<str>,
     secret: Mutex<Option<NodeSecret>>,
-    tls: Arc<NodeTlsConnector>,
+    tls: NodeTlsConnector,
     limits: Arc<ArcSwap<config::Pool>>,
 }
 
@@ -99,7 +99,7 @@ impl PrincipalPools {
 #[derive(Debug)]
 pub struct Pools {
     links: Box<[Arc<NodeLink>]>,
-    tls: Arc<NodeTlsConnector>,
+    tls: NodeTlsConnector,
     limits: Arc<ArcSwap<config::Pool>>,
     workers: usize,
     by_principal: Mutex<HashMap<(Box<str>, Box<str>), Arc<PrincipalPools>>>,
@@ -109,7 +109,7 @@ pub struct Pools {
 
 impl Pools {
     /// No connections yet, towards `nodes` in the order of their identities.
-    pub fn new(nodes: &[config::NodeConfig], tls: Arc<NodeTlsConnector>, limits: config::Pool, workers: usize) -> Pools {
+    pub fn new(nodes: &[config::NodeConfig], tls: NodeTlsConnector, limits: config::Pool, workers: usize) -> Pools {
         let links = nodes
             .iter()
             .enumerate()
@@ -139,7 +139,7 @@ impl Pools {
             database: database.into(),
             user: user.into(),
             secret: Mutex::new(secret),
-            tls: Arc::clone(&self.tls),
+            tls: self.tls.clone(),
             limits: Arc::clone(&self.limits),
         });
         let by_node =

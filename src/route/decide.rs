@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::balancer::{Candidate, Load, power_of_two};
 use super::consistency::{History, floor};
 use super::reason::RouteReason;
-use crate::cluster::{Epoch, NodeId, NodeRole, NodeState, RoutingTable};
+use crate::cluster::{Epoch, NodeId, NodeRole, NodeState, RoutingTable, Serving};
 use crate::config::{Consistency, ReadFromPrimary};
 
 /// What is asked for.
@@ -131,7 +131,7 @@ fn no_candidate(some_standby: bool) -> RouteReason {
 
 /// The lag of a standby that takes reads; `None` if it takes none.
 fn usable_lag(node: &NodeState, rules: &Rules, now: Instant) -> Option<Duration> {
-    if node.role != NodeRole::Standby || !node.serving.is_serving() || node.weight == 0 {
+    if node.role != NodeRole::Standby || node.serving != Serving::Serving || node.weight == 0 {
         return None;
     }
     node.lag(now).filter(|lag| *lag <= rules.max_lag)

@@ -46,6 +46,9 @@ named_states! {
     DEADLOCK_DETECTED = "40P01", "deadlock_detected";
     SYNTAX_ERROR = "42601", "syntax_error";
     INSUFFICIENT_PRIVILEGE = "42501", "insufficient_privilege";
+    UNIQUE_VIOLATION = "23505", "unique_violation";
+    INVALID_SCHEMA_NAME = "3F000", "invalid_schema_name";
+    UNDEFINED_COLUMN = "42703", "undefined_column";
     UNDEFINED_OBJECT = "42704", "undefined_object";
     UNDEFINED_FUNCTION = "42883", "undefined_function";
     UNDEFINED_TABLE = "42P01", "undefined_table";

@@ -1,0 +1,142 @@
+//! What the proxy itself says to a client that is logged in. One variant per cause; the SQLSTATE and the words follow from it.
+
+use std::time::Duration;
+
+use super::retry::Verdict;
+use crate::cluster::NoPrimary;
+use crate::wire::error_response::ErrorFields;
+use crate::wire::sqlstate::SqlState;
+
+/// A cause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// The client's bytes are not the protocol.
+    #[error("{0}")]
+    Protocol(String),
+    /// No primary came in time.
+    #[error("no primary within {waited:?}: {}", why.map_or_else(|| "reason unknown".to_owned(), |why| why.to_string()))]
+    NoPrimary {
+        /// How long the statement was held.
+        waited: Duration,
+        /// The table's own word for it.
+        why: Option<NoPrimary>,
+    },
+    /// No standby came in time, and the primary takes no reads.
+    #[error("no standby is fit for this read within {waited:?}")]
+    NoStandby {
+        /// How long the statement was held.
+        waited: Duration,
+    },
+    /// Too many statements are held already.
+    #[error("there is no primary, and {0} statements wait for one already")]
+    HoldFull(usize),
+    /// All server connections are taken.
+    #[error("no server connection became free within {0:?}")]
+    PoolExhausted(Duration),
+    /// A node did not let us in; its own words and code.
+    #[error("{message}")]
+    NodeLogin {
+        /// The code.
+        code: SqlState,
+        /// The words.
+        message: String,
+    },
+    /// The node was lost while a statement ran.
+    #[error("the connection to node {node} was lost {}", match verdict {
+        Verdict::CertainlyNotCommitted => "and the transaction was rolled back",
+        Verdict::Unknown => "while a commit was in flight: it is not known whether it took effect",
+    })]
+    NodeLost {
+        /// Its name.
+        node: String,
+        /// What is known.
+        verdict: Verdict,
+    },
+    /// The block is lost; the client hasn't ended it yet.
+    #[error("current transaction is aborted, commands ignored until end of transaction block")]
+    BlockLost,
+    /// State that only a lost connection had.
+    #[error("terminating connection: node {0} was lost, and with it session state that cannot be rebuilt")]
+    PinnedLost(String),
+    /// A READ ONLY block on a standby came to something that only the primary can do, and can't be moved.
+    #[error("this READ ONLY transaction runs on a standby, and the statement needs the primary")]
+    BlockOnStandby,
+    /// Settings that the server had taken before, it takes no more.
+    #[error("{message}")]
+    Settings {
+        /// The server's code.
+        code: SqlState,
+        /// The server's words.
+        message: String,
+    },
+    /// The proxy shuts down.
+    #[error("terminating connection due to administrator command")]
+    Draining,
+    /// Too many clients.
+    #[error("sorry, too many clients already")]
+    TooManyClients,
+    /// Asked for what isn't done.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+impl SessionError {
+    /// Its SQLSTATE.
+    pub fn sqlstate(&self) -> SqlState {
+        match self {
+            SessionError::Protocol(_) => SqlState::PROTOCOL_VIOLATION,
+            SessionError::NoPrimary { .. } | SessionError::NoStandby { .. } | SessionError::HoldFull(_) => {
+                SqlState::CANNOT_CONNECT_NOW
+            }
+            SessionError::PoolExhausted(_) | SessionError::TooManyClients => SqlState::TOO_MANY_CONNECTIONS,
+            SessionError::NodeLogin { code, .. } | SessionError::Settings { code, .. } => *code,
+            SessionError::NodeLost { verdict, .. } => verdict.sqlstate(),
+            SessionError::BlockLost => SqlState::IN_FAILED_SQL_TRANSACTION,
+            SessionError::PinnedLost(_) | SessionError::Draining => SqlState::ADMIN_SHUTDOWN,
+            SessionError::BlockOnStandby | SessionError::Unsupported(_) => SqlState::FEATURE_NOT_SUPPORTED,
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            SessionError::NoPrimary { .. } | SessionError::NoStandby { .. } | SessionError::HoldFull(_) => {
+                Some("Try again when the failover has ended. [failover] hold_timeout and hold_max bound the wait.")
+            }
+            SessionError::PoolExhausted(_) => {
+                Some("Shorten transactions, or raise [pool] size; [pool] checkout_timeout bounds the wait.")
+            }
+            SessionError::NodeLost { verdict: Verdict::CertainlyNotCommitted, .. } => Some("Run the transaction again."),
+            SessionError::NodeLost { verdict: Verdict::Unknown, .. } => {
+                Some("Look whether its effects are there before running it again.")
+            }
+            SessionError::PinnedLost(_) => Some("Connect again."),
+            SessionError::BlockOnStandby => {
+                Some("Begin the transaction READ WRITE, or put /* pgsluice: primary */ into its first statement.")
+            }
+            SessionError::TooManyClients => Some("[listen] max_clients is the limit."),
+            SessionError::Protocol(_)
+            | SessionError::NodeLogin { .. }
+            | SessionError::BlockLost
+            | SessionError::Settings { .. }
+            | SessionError::Draining
+            | SessionError::Unsupported(_) => None,
+        }
+    }
+
+    /// As an ERROR: the connection stays.
+    pub fn error(&self) -> ErrorFields {
+        self.with_hint(ErrorFields::error(self.sqlstate(), self.to_string()))
+    }
+
+    /// As a FATAL error: the connection ends.
+    pub fn fatal(&self) -> ErrorFields {
+        self.with_hint(ErrorFields::fatal(self.sqlstate(), self.to_string()))
+    }
+
+    fn with_hint(&self, fields: ErrorFields) -> ErrorFields {
+        match self.hint() {
+            Some(hint) => fields.with_hint(hint),
+            None => fields,
+        }
+    }
+}

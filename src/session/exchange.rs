@@ -1,0 +1,520 @@
+//! One unit's way to the server and its answer's way back.
+//!
+//! Bytes are passed on as they came: the scanner names the messages, and only what the proxy must know (or must not pass on) is looked
+//! into. While the answer comes the client's socket is watched too, so that one that went away is noticed; what it sends meanwhile waits
+//! in the inbox, unless the server waits for it (copy data, a batch without its Sync).
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::expect::{Expectations, Fate};
+use super::inbox::{Buffers, Inbox, poll_read};
+use super::request::{CAP, FrameAt};
+use super::retry::{Attempt, Failure, NextStep, after};
+use super::statements::Statements;
+use super::translate::Translator;
+use crate::cluster::{Cluster, Hint};
+use crate::pool::{BackendConn, PreparedRegistry};
+use crate::route::Target;
+use crate::sql::StatementClass;
+use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
+use crate::wire::error_response::{ErrorView, Severity};
+use crate::wire::frame::{BadFrame, HEADER, frontend_header};
+use crate::wire::sqlstate::SqlState;
+use crate::wire::stream::Stream;
+
+/// While an answer comes, this much of what the client sends is taken in.
+const LOOK_AHEAD: usize = CAP;
+
+/// How an exchange ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The server has answered and is ready.
+    Done(Answer),
+    /// The server refused with this error, which the client has not seen; the connection is ready. Only where a retry was possible.
+    Refused(SqlState),
+    /// The connection to the server is lost.
+    NodeLost {
+        /// The SQLSTATE of a FATAL error that it sent first.
+        farewell: Option<SqlState>,
+        /// The client has a part of the answer.
+        forwarded: bool,
+        /// Answers up to ReadyForQuery that the client still waits for; 0 in a batch whose Sync it has not sent.
+        owed: u32,
+    },
+    /// The client is gone. `idle` if the server had nothing left to answer.
+    ClientGone,
+    /// The client sent something that is not the protocol, where the server waited for it.
+    Violation(BadFrame),
+}
+
+/// A complete answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    /// The server's transaction status.
+    pub status: TransactionStatus,
+    /// There was an error in it.
+    pub failed: bool,
+    /// Whether the last CommandComplete was that of ROLLBACK.
+    pub rolled_back: bool,
+    /// When the first byte came.
+    pub first_byte: Option<Instant>,
+}
+
+/// The parts of a session that an exchange works with.
+pub struct Parties<'a> {
+    /// The client's socket.
+    pub client: &'a mut Stream,
+    /// What it has sent.
+    pub inbox: &'a mut Inbox,
+    /// Its statements.
+    pub statements: &'a mut Statements,
+    /// What it has been told of the server's parameters.
+    pub told: &'a mut super::login::Told,
+    /// The server connection.
+    pub conn: &'a mut BackendConn,
+    /// Spare buffers.
+    pub buffers: &'a Buffers,
+    /// Identities of statements.
+    pub registry: &'a PreparedRegistry,
+    /// Who is told of what servers say about themselves.
+    pub cluster: &'a Cluster,
+}
+
+/// One exchange.
+pub struct Exchange<'a, C> {
+    parties: Parties<'a>,
+    classify: C,
+    /// What a retry would be judged by.
+    attempt: Attempt,
+    expect: Expectations,
+    /// Bytes of the unit that are sent as they are from the inbox: sent, and in all.
+    raw: (usize, usize),
+    /// Bytes of the unit that still stand in the inbox, for a retry.
+    unit_len: usize,
+    /// Bytes for the server that aren't in the inbox, and how many of them are sent.
+    out: Vec<u8>,
+    out_sent: usize,
+    unflushed: bool,
+    unnamed_is_ours: bool,
+    /// Answers up to ReadyForQuery still to come.
+    owed: u32,
+    /// The batch has no Sync yet.
+    open: bool,
+    /// The last request is of the extended protocol.
+    extended: bool,
+    copy_in: bool,
+    /// Bytes still to come of a message of the client's that is passed on in parts.
+    cut: usize,
+    scanner: ReplyScanner,
+    answer: Answer,
+    forwarded: bool,
+    /// An error that is kept from the client, since the unit may run again.
+    refused: Option<SqlState>,
+    farewell: Option<SqlState>,
+    client_out: Vec<u8>,
+}
+
+enum Event {
+    Sent,
+    FromServer(io::Result<usize>),
+    FromClient(io::Result<usize>),
+}
+
+impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
+    /// Prepares to carry out the first `len` bytes of the inbox. `frames` are given if they must be translated.
+    pub fn new(
+        parties: Parties<'a>,
+        classify: C,
+        attempt: Attempt,
+        plan: &super::plan::Plan,
+        frames: &[FrameAt],
+    ) -> Exchange<'a, C> {
+        let closed = plan.tail == super::request::Tail::Closed;
+        let mut exchange = Exchange {
+            parties,
+            classify,
+            attempt,
+            expect: Expectations::default(),
+            raw: (0, 0),
+            unit_len: plan.len,
+            out: Vec::new(),
+            out_sent: 0,
+            unflushed: false,
+            unnamed_is_ours: false,
+            owed: plan.ready,
+            open: !closed,
+            extended: plan.extended,
+            copy_in: false,
+            cut: 0,
+            scanner: ReplyScanner::default(),
+            answer: Answer { status: TransactionStatus::Idle, failed: false, rolled_back: false, first_byte: None },
+            forwarded: false,
+            refused: None,
+            farewell: None,
+            client_out: Vec::new(),
+        };
+        if plan.translate {
+            for &frame in frames {
+                exchange.translate(frame);
+                exchange.cut = frame.end.saturating_sub(plan.len);
+            }
+            if !closed {
+                exchange.leave_unit();
+            }
+        } else {
+            exchange.raw = (0, plan.len);
+        }
+        exchange
+    }
+
+    fn translate(&mut self, frame: FrameAt) {
+        Translator {
+            statements: self.parties.statements,
+            connection: &mut self.parties.conn.prepared,
+            registry: self.parties.registry,
+            expect: &mut self.expect,
+            out: &mut self.out,
+            unnamed_is_ours: self.unnamed_is_ours,
+        }
+        .message(frame, self.parties.inbox.bytes(), &mut self.classify);
+        // Within one exchange only the client's own Parse can change the connection's unnamed statement.
+        self.unnamed_is_ours |= frame.tag == b'P' || frame.tag == b'B';
+        self.unnamed_is_ours &= frame.tag != b'Q';
+    }
+
+    /// From here on the unit can't run again.
+    fn leave_unit(&mut self) {
+        self.parties.inbox.consume(self.unit_len);
+        self.unit_len = 0;
+    }
+
+    /// Carries it out. A complete answer leaves the server connection ready; every other outcome but [`Outcome::Refused`] leaves it in a
+    /// state that only closing it can mend.
+    ///
+    /// Not safe to drop half-way: the server connection must then be closed.
+    pub async fn run(mut self) -> Outcome {
+        let mut replies = self.parties.buffers.take();
+        let outcome = self.relay(&mut replies).await;
+        self.parties.buffers.give(replies);
+        if !matches!(outcome, Outcome::Done(_)) {
+            self.expect.give_up(self.parties.statements);
+        }
+        if self.unit_len > 0 && !matches!(outcome, Outcome::Refused(_) | Outcome::NodeLost { .. }) {
+            self.leave_unit();
+        }
+        outcome
+    }
+
+    async fn relay(&mut self, replies: &mut BytesMut) -> Outcome {
+        self.expect.answer_known(&mut self.client_out);
+        loop {
+            if self.is_complete() {
+                return match self.refused {
+                    Some(code) => Outcome::Refused(code),
+                    None => Outcome::Done(self.answer),
+                };
+            }
+            match self.next_event(replies).await {
+                Event::Sent => {}
+                Event::FromServer(Ok(count)) if count > 0 => {
+                    if self.answer.first_byte.is_none() {
+                        self.answer.first_byte = Some(Instant::now());
+                    }
+                    match self.digest(replies) {
+                        Ok(end) => {
+                            if self.to_client(replies, end).await.is_err() {
+                                return Outcome::ClientGone;
+                            }
+                        }
+                        Err(Malformed) => return self.node_lost(),
+                    }
+                }
+                Event::FromServer(_) => return self.node_lost(),
+                Event::FromClient(Ok(count)) if count > 0 => {
+                    if self.takes_client()
+                        && let Err(violation) = self.from_client()
+                    {
+                        return Outcome::Violation(violation);
+                    }
+                }
+                Event::FromClient(_) => return Outcome::ClientGone,
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.owed == 0 && !self.open && !self.copy_in && self.cut == 0 && self.all_sent() && self.scanner.at_boundary()
+    }
+
+    fn all_sent(&self) -> bool {
+        self.raw.0 == self.raw.1 && self.out_sent == self.out.len() && !self.unflushed
+    }
+
+    /// Whether the server waits for more from the client.
+    fn takes_client(&self) -> bool {
+        self.open || self.copy_in || self.cut > 0
+    }
+
+    fn node_lost(&self) -> Outcome {
+        Outcome::NodeLost { farewell: self.farewell, forwarded: self.forwarded, owed: self.owed }
+    }
+
+    /// Sends what is to be sent, and waits for what comes first. Dropping it loses nothing.
+    async fn next_event(&mut self, replies: &mut BytesMut) -> Event {
+        poll_fn(|cx| {
+            while !self.all_sent() {
+                match self.poll_send(cx) {
+                    Poll::Ready(Ok(())) if self.all_sent() && self.cut > 0 => return Poll::Ready(Event::Sent),
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => break, // What the server said before it closed is still to be read.
+                    Poll::Pending => break,
+                }
+            }
+            if let Poll::Ready(read) = poll_read(&mut self.parties.conn.stream, replies, cx) {
+                return Poll::Ready(Event::FromServer(read));
+            }
+            if self.parties.inbox.bytes().len() < LOOK_AHEAD
+                && let Poll::Ready(read) = self.parties.inbox.poll_fill(self.parties.client, cx)
+            {
+                return Poll::Ready(Event::FromClient(read));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = &mut self.parties.conn.stream;
+        let written = if self.raw.0 < self.raw.1 {
+            let bytes = &self.parties.inbox.bytes()[self.raw.0..self.raw.1];
+            let written = std::task::ready!(pin!(&mut *stream).poll_write(cx, bytes))?;
+            self.raw.0 += written;
+            written
+        } else if self.out_sent < self.out.len() {
+            let written = std::task::ready!(pin!(&mut *stream).poll_write(cx, &self.out[self.out_sent..]))?;
+            self.out_sent += written;
+            if self.out_sent == self.out.len() {
+                self.out.clear();
+                self.out_sent = 0;
+            }
+            written
+        } else {
+            std::task::ready!(pin!(&mut *stream).poll_flush(cx))?;
+            self.unflushed = false;
+            return Poll::Ready(Ok(()));
+        };
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.unflushed |= stream.is_tls();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Goes through what the server has sent. Answers where what can be passed on ends; what isn't for the client is taken out on the way
+    /// (then it stands in `client_out`, and the answer is where it was taken from).
+    fn digest(&mut self, replies: &mut BytesMut) -> Result<usize, Malformed> {
+        let (mut at, mut span) = (0, 0);
+        loop {
+            if at == replies.len() {
+                break;
+            }
+            match self.scanner.step(replies, at) {
+                Step::Opaque { end } => at = end,
+                Step::Incomplete => break,
+                Step::Malformed => return Err(Malformed),
+                Step::Message { tag, body, end } => {
+                    let fate = self.judge(tag, body);
+                    match fate {
+                        Fate::Forward => {}
+                        Fate::Swallow | Fate::Replace(_) => {
+                            self.client_out.extend_from_slice(&replies[span..at]);
+                            if let Fate::Replace(instead) = fate {
+                                self.client_out.extend_from_slice(&instead);
+                            }
+                            span = end;
+                        }
+                    }
+                    at = end;
+                    if !self.expect.is_empty() {
+                        let before = self.client_out.len();
+                        let mut known = Vec::new();
+                        self.expect.answer_known(&mut known);
+                        if !known.is_empty() {
+                            self.client_out.truncate(before);
+                            self.client_out.extend_from_slice(&replies[span..at]);
+                            self.client_out.extend_from_slice(&known);
+                            span = at;
+                        }
+                    }
+                }
+            }
+        }
+        if self.refused.is_some() {
+            // The client sees nothing of an answer that will be given again.
+            self.client_out.clear();
+            replies.advance(at);
+            return Ok(0);
+        }
+        if span > 0 || !self.client_out.is_empty() {
+            self.client_out.extend_from_slice(&replies[span..at]);
+            replies.advance(at);
+            return Ok(0);
+        }
+        Ok(at)
+    }
+
+    async fn to_client(&mut self, replies: &mut BytesMut, end: usize) -> io::Result<()> {
+        if !self.client_out.is_empty() {
+            let out = std::mem::take(&mut self.client_out);
+            self.parties.client.write_all(&out).await?;
+            self.forwarded = true;
+            self.client_out = out;
+            self.client_out.clear();
+        }
+        if end > 0 {
+            self.parties.client.write_all(&replies[..end]).await?;
+            self.forwarded = true;
+            replies.advance(end);
+        }
+        if self.parties.client.is_tls() {
+            self.parties.client.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// One message of the server's.
+    fn judge(&mut self, tag: u8, body: &[u8]) -> Fate {
+        let fate = if self.expect.is_empty() {
+            Fate::Forward
+        } else {
+            self.expect.meet(tag, self.parties.statements, &mut self.parties.conn.prepared)
+        };
+        match tag {
+            b'Z' => {
+                self.owed = self.owed.saturating_sub(1);
+                self.copy_in = false;
+                self.answer.status = TransactionStatus::parse(body).unwrap_or(TransactionStatus::Failed);
+            }
+            b'C' => self.answer.rolled_back = body == b"ROLLBACK\0",
+            b'E' => return self.error(body, fate),
+            b'N' => self.notice(body),
+            b'S' => return self.parameter(body),
+            b'G' => {
+                self.copy_in = true;
+                self.leave_unit();
+                if self.extended && self.owed > 0 {
+                    // Sync during COPY is passed over by the server; the one after CopyDone counts.
+                    self.owed = 0;
+                    self.open = true;
+                }
+            }
+            _ => {}
+        }
+        fate
+    }
+
+    fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
+        self.answer.failed = true;
+        self.copy_in = false;
+        let Some(error) = ErrorView::parse(body) else { return fate };
+        let fatal = matches!(error.severity, Some(Severity::Fatal | Severity::Panic));
+        if matches!(error.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW) {
+            self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
+        }
+        if error.code == SqlState::READ_ONLY_SQL_TRANSACTION && self.attempt.target == Target::Primary {
+            self.parties.cluster.hint(self.parties.conn.node, Hint::ReadOnlyRefusal);
+        }
+        if fatal {
+            // The connection ends with it. What the client is told depends on what was under way.
+            self.farewell = Some(error.code);
+            return Fate::Swallow;
+        }
+        let retry = after(self.attempt_now(), Failure::Refused(error.code));
+        if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
+            self.refused = Some(error.code);
+        }
+        fate
+    }
+
+    fn attempt_now(&self) -> Attempt {
+        let progress = if self.forwarded { super::retry::Progress::ForwardedToClient } else { self.attempt.progress };
+        Attempt { progress, ..self.attempt }
+    }
+
+    /// An immediate stop announces itself by a warning, and then only by the end of the connection.
+    fn notice(&mut self, body: &[u8]) {
+        let code = ErrorView::parse(body).map(|notice| notice.code);
+        if matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)) {
+            self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
+        }
+    }
+
+    fn parameter(&mut self, body: &[u8]) -> Fate {
+        let Some((name, value)) = parameter_status(body) else { return Fate::Forward };
+        self.parties.conn.note_parameter(name, value);
+        if name == "in_hot_standby" {
+            self.parties.cluster.hint(self.parties.conn.node, Hint::InHotStandby(value == "on"));
+            return Fate::Swallow;
+        }
+        self.parties.told.note(name, value);
+        Fate::Forward
+    }
+
+    /// Passes on what the server waits for.
+    fn from_client(&mut self) -> Result<(), BadFrame> {
+        self.leave_unit();
+        while self.takes_client() {
+            let bytes = self.parties.inbox.bytes();
+            if self.cut > 0 {
+                let here = self.cut.min(bytes.len());
+                if here == 0 {
+                    return Ok(());
+                }
+                self.out.extend_from_slice(&bytes[..here]);
+                self.cut -= here;
+                self.parties.inbox.consume(here);
+                continue;
+            }
+            let Some(header) = frontend_header(bytes)? else { return Ok(()) };
+            let here = header.total.min(bytes.len());
+            let in_parts = header.tag == b'd' || bytes.len() >= CAP;
+            if here < header.total && !in_parts {
+                return Ok(());
+            }
+            match header.tag {
+                b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
+                b'c' | b'f' => {
+                    self.out.extend_from_slice(&bytes[..here]);
+                    self.copy_in = false;
+                }
+                // During COPY the server passes these over, and so answers neither.
+                b'S' | b'H' if self.copy_in => {}
+                b'X' => return Err(BadFrame::UnknownTag(b'X')),
+                tag => {
+                    self.translate(FrameAt { tag, start: 0, end: header.total });
+                    if matches!(tag, b'S' | b'Q' | b'F') {
+                        self.owed += 1;
+                        self.open = false;
+                        self.extended = tag == b'S';
+                    }
+                }
+            }
+            self.cut = header.total - here;
+            self.parties.inbox.consume(here);
+        }
+        Ok(())
+    }
+}
+
+/// The server's bytes can't be followed.
+struct Malformed;
+
+const _: () = assert!(HEADER == 5);

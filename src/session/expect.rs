@@ -1,0 +1,166 @@
+//! What the server still owes, message by message, for a unit in which something was added or left out.
+//!
+//! The client must see the answers to what *it* sent, in order: what the proxy added is swallowed, what it left out is answered by the
+//! proxy at its turn. A unit that is passed on untouched needs none of this.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::statements::{Named, Statements};
+use crate::pool::{Prepared, PreparedSet};
+use crate::wire::backend::{CLOSE_COMPLETE, PARSE_COMPLETE};
+
+/// One answer.
+#[derive(Debug)]
+pub enum Awaited {
+    /// A Parse that was sent: ParseComplete.
+    Parse {
+        /// What the connection has once it is confirmed; `None` for the unnamed statement.
+        prepared: Option<Arc<Prepared>>,
+        /// The client's own name for it, when the client asked.
+        asked: Option<Undo>,
+        /// The proxy added it: the answer is swallowed.
+        hidden: bool,
+    },
+    /// A Parse that was not sent, since the connection has the statement: the proxy answers.
+    ParseKnown(Undo),
+    /// A Close that was not sent: the proxy answers.
+    CloseKnown(Undo),
+    /// A Close that was sent.
+    Close {
+        /// The proxy added it.
+        hidden: bool,
+    },
+    /// A Bind.
+    Bind,
+    /// A Describe: RowDescription or NoData, perhaps after a ParameterDescription.
+    Describe,
+    /// An Execute: everything up to CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// A Sync, Query or FunctionCall: everything up to ReadyForQuery.
+    Ready,
+    /// An error of the proxy's takes the place of the server's.
+    Poisoned(Vec<u8>),
+}
+
+/// How to take back what a message has done to the client's statements, should the server never get to it.
+#[derive(Debug)]
+pub struct Undo {
+    /// The client's name.
+    pub name: Box<[u8]>,
+    /// What it stood for before.
+    pub before: Option<Named>,
+}
+
+/// What becomes of a message of the server's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The client gets it.
+    Forward,
+    /// It answers what the proxy added.
+    Swallow,
+    /// The client gets this instead.
+    Replace(Vec<u8>),
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Expectations {
+    queue: VecDeque<Awaited>,
+}
+
+impl Expectations {
+    /// One more answer.
+    pub fn push(&mut self, awaited: Awaited) {
+        self.queue.push_back(awaited);
+    }
+
+    /// What is owed, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Awaited> {
+        self.queue.iter()
+    }
+
+    /// Whether nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Answers that are the proxy's to give now, before the server's next.
+    pub fn answer_known(&mut self, out: &mut Vec<u8>) {
+        while let Some(front) = self.queue.front() {
+            match front {
+                Awaited::ParseKnown(_) => out.extend_from_slice(&PARSE_COMPLETE),
+                Awaited::CloseKnown(_) => out.extend_from_slice(&CLOSE_COMPLETE),
+                _ => return,
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    /// The server's next message has this tag.
+    pub fn meet(&mut self, tag: u8, statements: &mut Statements, connection: &mut PreparedSet) -> Fate {
+        match (tag, self.queue.front()) {
+            (b'1', Some(Awaited::Parse { .. })) => {
+                let Some(Awaited::Parse { prepared, hidden, .. }) = self.queue.pop_front() else { return Fate::Forward };
+                if let Some(prepared) = prepared {
+                    connection.insert(prepared.id());
+                }
+                if hidden { Fate::Swallow } else { Fate::Forward }
+            }
+            (b'3', Some(Awaited::Close { hidden })) => {
+                let hidden = *hidden;
+                self.queue.pop_front();
+                if hidden { Fate::Swallow } else { Fate::Forward }
+            }
+            (b'2', Some(Awaited::Bind))
+            | (b'T' | b'n', Some(Awaited::Describe))
+            | (b'C' | b'I' | b's', Some(Awaited::Execute))
+            | (b'Z', Some(Awaited::Ready)) => {
+                self.queue.pop_front();
+                Fate::Forward
+            }
+            (b'E', front) => {
+                let replace = match front {
+                    Some(Awaited::Poisoned(error)) => Fate::Replace(error.clone()),
+                    // An error in a Query ends nothing: ReadyForQuery follows by itself.
+                    Some(Awaited::Ready) => return Fate::Forward,
+                    _ => Fate::Forward,
+                };
+                self.skip_to_ready(statements);
+                replace
+            }
+            _ => Fate::Forward,
+        }
+    }
+
+    /// After an error the server passes over everything up to Sync.
+    fn skip_to_ready(&mut self, statements: &mut Statements) {
+        let count = self.queue.iter().position(|awaited| matches!(awaited, Awaited::Ready)).unwrap_or(self.queue.len());
+        let skipped: Vec<Awaited> = self.queue.drain(..count).collect();
+        undo(skipped, statements);
+    }
+
+    /// Nothing of what is still owed will come: the unit runs again elsewhere, or its node is lost.
+    pub fn give_up(&mut self, statements: &mut Statements) {
+        undo(std::mem::take(&mut self.queue).into(), statements);
+    }
+}
+
+fn undo(never: Vec<Awaited>, statements: &mut Statements) {
+    for awaited in never.into_iter().rev() {
+        let undo = match awaited {
+            Awaited::Parse { asked: Some(undo), .. } | Awaited::ParseKnown(undo) | Awaited::CloseKnown(undo) => undo,
+            Awaited::Parse { asked: None, .. }
+            | Awaited::Close { .. }
+            | Awaited::Bind
+            | Awaited::Describe
+            | Awaited::Execute
+            | Awaited::Ready
+            | Awaited::Poisoned(_) => continue,
+        };
+        match undo.before {
+            Some(before) => drop(statements.insert(undo.name, before)),
+            None => drop(statements.remove(&undo.name)),
+        }
+    }
+}

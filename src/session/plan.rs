@@ -1,0 +1,387 @@
+//! What one unit wants, and what it does. Pure, but for the cache of classes.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::phase::sees_anew;
+use super::request::{FrameAt, Tail, Unit};
+use super::statements::Statements;
+use crate::route::{RouteReason, Want};
+use crate::sql::{Access, Effect, Hint, Reason, StatementClass};
+use crate::wire::frame::HEADER;
+use crate::wire::frontend::{self, Named};
+
+/// What running a unit twice could do, and what is known if its node is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Danger {
+    /// It only reads.
+    None,
+    /// One transaction that may write.
+    Write,
+    /// It ends a transaction block.
+    Commit,
+    /// It may commit more than once, so that a part of it may be done when the rest is not.
+    Several,
+}
+
+/// One unit, judged.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its frames and bytes: the unit's, or fewer when a later request must be carried out on its own.
+    pub frames: usize,
+    /// See `frames`.
+    pub len: usize,
+    /// How it ends.
+    pub tail: Tail,
+    /// Which node.
+    pub want: Want,
+    /// Read or write, for metrics and for what the session must see afterwards.
+    pub access: Access,
+    /// If its node is lost.
+    pub danger: Danger,
+    /// The classes of what changes the session, in order; where there is any, the plan is one request.
+    pub effects: SmallVec<[Arc<StatementClass>; 1]>,
+    /// It begins a block and doesn't end it: lost before its answer, none of it is committed.
+    pub begins: bool,
+    /// Statement names in it must be translated.
+    pub translate: bool,
+    /// Answers that end in ReadyForQuery.
+    pub ready: u32,
+    /// It is extended protocol (its last request, if there are several).
+    pub extended: bool,
+    /// A server is needed to answer it.
+    pub needs_server: bool,
+    /// Everything in it that runs is a plain read, a cursor, or transaction control: safe on whatever node a READ ONLY block is on.
+    pub block_safe: bool,
+    /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
+    pub refused_alike: bool,
+}
+
+/// The client sent something that is not the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub String);
+
+/// What the requests so far add up to.
+struct Sum {
+    want: Want,
+    access: Access,
+    danger: Danger,
+    translate: bool,
+    needs_server: bool,
+    block_safe: bool,
+    refused_alike: bool,
+    executes: u32,
+    copies: bool,
+    begins: bool,
+    effects: SmallVec<[Arc<StatementClass>; 1]>,
+}
+
+impl Sum {
+    fn nothing() -> Sum {
+        Sum {
+            want: Want::Read,
+            access: Access::Read,
+            danger: Danger::None,
+            translate: false,
+            needs_server: false,
+            block_safe: true,
+            refused_alike: true,
+            executes: 0,
+            copies: false,
+            begins: false,
+            effects: SmallVec::new(),
+        }
+    }
+
+    fn primary(&mut self, reason: RouteReason) {
+        if !matches!(self.want, Want::Primary(_)) {
+            self.want = Want::Primary(reason);
+        }
+    }
+
+    /// A statement is to be understood by the server, whether or not it runs.
+    fn names(&mut self, class: &StatementClass) {
+        self.needs_server = true;
+        match (class.hint, class.access) {
+            (Some(Hint::Primary), _) => self.primary(RouteReason::HintPrimary),
+            (Some(Hint::Standby), Access::Read) => self.standby(),
+            (Some(Hint::Standby), Access::Write) if class.standby_by_hint => self.standby(),
+            (_, Access::Write) if !begins_on_standby(class) => self.primary(RouteReason::NeedsPrimary),
+            (_, Access::Read | Access::Write) => {}
+        }
+    }
+
+    fn standby(&mut self) {
+        if self.want == Want::Read {
+            self.want = Want::Standby;
+        }
+    }
+
+    /// A statement runs.
+    fn runs(&mut self, class: &Arc<StatementClass>) {
+        self.names(class);
+        if matches!(&class.effects[..], [Effect::Begin { .. }]) && class.statements == 1 && self.executes == 0 {
+            self.begins = true;
+        }
+        self.executes += 1;
+        self.copies |= matches!(class.reason, Reason::Verb("COPY"));
+        if class.access == Access::Write && !(class.hint == Some(Hint::Standby) && class.standby_by_hint) {
+            self.access = Access::Write;
+            self.danger = stronger(self.danger, danger(class));
+            self.block_safe &= stays_in_block(class);
+            self.refused_alike &= refused_alike(class);
+        }
+        if !class.effects.is_empty() {
+            self.effects.push(Arc::clone(class));
+        }
+    }
+
+    /// Everything that isn't known to be harmless.
+    fn opaque(&mut self) {
+        self.needs_server = true;
+        self.primary(RouteReason::NeedsPrimary);
+        self.access = Access::Write;
+        self.danger = Danger::Several;
+        self.block_safe = false;
+        self.refused_alike = false;
+    }
+}
+
+/// `BEGIN READ ONLY` with a level under which each statement sees the newest state.
+pub fn begins_on_standby(class: &StatementClass) -> bool {
+    matches!(&class.effects[..], [Effect::Begin { read_only: Some(true), isolation, deferrable: false }] if sees_anew(*isolation))
+}
+
+fn danger(class: &StatementClass) -> Danger {
+    let controls = |effect: &Effect| {
+        matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. })
+    };
+    let ends = class.effects.iter().any(controls);
+    match &class.reason {
+        // Before anything has happened in it, a block that is lost is no loss.
+        Reason::TransactionControl if matches!(&class.effects[..], [Effect::Begin { .. }]) => Danger::None,
+        // Their bodies may commit.
+        Reason::Verb("CALL" | "DO") => Danger::Several,
+        _ if ends && class.statements > 1 => Danger::Several,
+        Reason::TransactionControl if ends => Danger::Commit,
+        Reason::TooLong | Reason::TooManyTokens | Reason::BadText if class.statements != 1 => Danger::Several,
+        _ => Danger::Write,
+    }
+}
+
+fn stronger(a: Danger, b: Danger) -> Danger {
+    match (a, b) {
+        (Danger::None, other) | (other, Danger::None) => other,
+        (Danger::Write, Danger::Write) => Danger::Write,
+        _ => Danger::Several,
+    }
+}
+
+/// Transaction control and cursors belong to the block they are in, wherever that is.
+fn stays_in_block(class: &StatementClass) -> bool {
+    matches!(class.reason, Reason::TransactionControl | Reason::Cursor)
+        || class.effects.iter().any(|effect| matches!(effect, Effect::SetLocal { .. }))
+}
+
+fn refused_alike(class: &StatementClass) -> bool {
+    class.statements == 1
+        && match &class.reason {
+            Reason::LockingClause | Reason::DataModifyingCte | Reason::SelectInto => true,
+            Reason::Verb(verb) => matches!(*verb, "INSERT" | "UPDATE" | "DELETE" | "MERGE"),
+            _ => false,
+        }
+}
+
+/// Judges `unit`, whose bytes are the front of `bytes`. `attached` says that the session holds a connection, so that nothing depends on
+/// where it would go.
+///
+/// # Errors
+/// [`Violation`]: a message is malformed.
+pub fn plan(
+    unit: &Unit,
+    bytes: &[u8],
+    statements: &mut Statements,
+    mut classify: impl FnMut(&[u8]) -> Arc<StatementClass>,
+) -> Result<Plan, Violation> {
+    let mut plan: Option<Plan> = None;
+    let mut begin = 0;
+    loop {
+        let rest = &unit.frames[begin..];
+        if rest.is_empty() {
+            break;
+        }
+        let count = rest.iter().position(|frame| matches!(frame.tag, b'Q' | b'F' | b'S')).map_or(rest.len(), |at| at + 1);
+        let request = &rest[..count];
+        let closed = matches!(request[count - 1].tag, b'Q' | b'F' | b'S');
+        // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
+        if plan.is_some() && must_stand_alone(request, bytes, statements, &mut classify) {
+            break;
+        }
+        let sum = judge(request, bytes, unit.tail == Tail::Cut && !closed, statements, &mut classify)?;
+        let alone = !sum.effects.is_empty() || !closed || sum.copies;
+        begin += count;
+        let len = if closed { request[count - 1].end } else { unit.len };
+        let tail = if closed { Tail::Closed } else { unit.tail };
+        plan = Some(match plan {
+            None => Plan {
+                frames: begin,
+                len,
+                tail,
+                want: if closed { sum.want } else { Want::Primary(RouteReason::NeedsPrimary) },
+                access: if closed { sum.access } else { Access::Write },
+                danger: if closed { sum.danger } else { Danger::Several },
+                effects: sum.effects,
+                begins: sum.begins,
+                translate: sum.translate || !closed,
+                ready: u32::from(closed),
+                extended: request[count - 1].tag != b'Q' && request[count - 1].tag != b'F',
+                needs_server: sum.needs_server || !closed,
+                block_safe: sum.block_safe && closed,
+                refused_alike: sum.refused_alike && closed,
+            },
+            Some(before) => Plan {
+                frames: begin,
+                len,
+                tail,
+                want: match (before.want, sum.want) {
+                    (Want::Primary(reason), _) | (_, Want::Primary(reason)) => Want::Primary(reason),
+                    (Want::Standby, _) | (_, Want::Standby) => Want::Standby,
+                    (Want::Read, Want::Read) => Want::Read,
+                },
+                access: before.access.max(sum.access),
+                danger: match (before.danger, sum.danger) {
+                    (Danger::None, other) | (other, Danger::None) => other,
+                    _ => Danger::Several,
+                },
+                effects: SmallVec::new(),
+                begins: false,
+                translate: before.translate || sum.translate,
+                ready: before.ready + 1,
+                extended: request[count - 1].tag == b'S',
+                needs_server: before.needs_server || sum.needs_server,
+                block_safe: before.block_safe && sum.block_safe,
+                refused_alike: false,
+            },
+        });
+        if alone {
+            break;
+        }
+    }
+    plan.ok_or_else(|| Violation("empty unit".into()))
+}
+
+/// Whether a request that follows others must wait for their end: it changes the session, or would drag reads to the primary.
+fn must_stand_alone(
+    request: &[FrameAt],
+    bytes: &[u8],
+    statements: &Statements,
+    classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
+) -> bool {
+    request.iter().any(|frame| {
+        let body = &bytes[frame.start + HEADER..frame.end];
+        let class = match frame.tag {
+            b'Q' => frontend::query(body).map(&mut *classify),
+            b'P' => frontend::parse(body).map(|parse| classify(parse.sql)),
+            b'B' => frontend::bind(body).and_then(|bind| statements.class(bind.statement).cloned()),
+            b'F' => return true,
+            _ => return false,
+        };
+        class.is_none_or(|class| !class.effects.is_empty() || matches!(class.reason, Reason::Verb("COPY")))
+    })
+}
+
+fn judge(
+    request: &[FrameAt],
+    bytes: &[u8],
+    cut: bool,
+    statements: &mut Statements,
+    classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
+) -> Result<Sum, Violation> {
+    let mut sum = Sum::nothing();
+    // Statements parsed in this very batch, so that a Bind finds its class before the server has confirmed them.
+    let mut parsed = SmallVec::<[(&[u8], Arc<StatementClass>); 4]>::new();
+    let mut unnamed_here = false;
+    let malformed = |what: &str| Violation(format!("invalid {what} message"));
+    let whole = if cut { &request[..request.len() - 1] } else { request };
+    for frame in whole {
+        let body = &bytes[frame.start + HEADER..frame.end];
+        match frame.tag {
+            b'Q' => {
+                let sql = frontend::query(body).ok_or_else(|| malformed("Query"))?;
+                let class = classify(sql);
+                sum.runs(&class);
+                for effect in &class.effects {
+                    if let Effect::Deallocate { name } = effect {
+                        sum.translate |= statements.named(name.as_bytes()).is_some();
+                    }
+                }
+            }
+            b'P' => {
+                let parse = frontend::parse(body).ok_or_else(|| malformed("Parse"))?;
+                let class = classify(parse.sql);
+                sum.names(&class);
+                if parse.name.is_empty() {
+                    statements.set_unnamed(parse.sql, parse.types, Arc::clone(&class));
+                    unnamed_here = true;
+                } else {
+                    sum.translate = true;
+                }
+                for effect in &class.effects {
+                    if let Effect::Deallocate { name } = effect {
+                        sum.translate |= statements.named(name.as_bytes()).is_some();
+                    }
+                }
+                parsed.push((parse.name, class));
+            }
+            b'B' => {
+                let bind = frontend::bind(body).ok_or_else(|| malformed("Bind"))?;
+                let here = parsed.iter().rev().find(|(name, _)| *name == bind.statement).map(|(_, class)| class);
+                match here.or_else(|| statements.class(bind.statement)) {
+                    Some(class) => {
+                        let class = Arc::clone(class);
+                        sum.runs(&class);
+                    }
+                    // The server will say that there is no such statement, or knows it by SQL PREPARE.
+                    None => sum.opaque(),
+                }
+                sum.translate |= !bind.statement.is_empty() || !unnamed_here;
+            }
+            b'D' | b'C' => {
+                let named = frontend::named(body)
+                    .ok_or_else(|| malformed(if frame.tag == b'D' { "Describe" } else { "Close" }))?;
+                match named {
+                    Named::Statement(name) => {
+                        sum.translate |= !name.is_empty() || !unnamed_here;
+                        if frame.tag == b'D' {
+                            let here = parsed.iter().rev().find(|(known, _)| *known == name).map(|(_, class)| class);
+                            match here.or_else(|| statements.class(name)) {
+                                Some(class) => {
+                                    let class = Arc::clone(class);
+                                    sum.names(&class);
+                                }
+                                None => sum.opaque(),
+                            }
+                        }
+                    }
+                    // Portals live in a block, or in this batch; a Close of one that is gone does nothing on any node.
+                    Named::Portal(_) => sum.needs_server = true,
+                }
+            }
+            b'E' => sum.needs_server = true,
+            b'F' => sum.opaque(),
+            b'S' | b'H' => {}
+            tag => return Err(Violation(format!("unexpected message type 0x{tag:02X}"))),
+        }
+    }
+    if cut {
+        sum.opaque();
+    }
+    // Several statements in one batch are one transaction, unless one of them ends it.
+    if sum.executes > 1 && sum.danger == Danger::Commit {
+        sum.danger = Danger::Several;
+    }
+    sum.begins &= sum.danger != Danger::Several;
+    Ok(sum)
+}

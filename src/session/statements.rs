@@ -1,0 +1,93 @@
+//! The prepared statements that one client has, by the names it gave them.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::pool::Prepared;
+use crate::sql::StatementClass;
+
+/// A named statement.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// Its content.
+    pub prepared: Arc<Prepared>,
+    /// What it is.
+    pub class: Arc<StatementClass>,
+}
+
+/// The unnamed statement: the proxy keeps its text, since the next batch may run on another connection.
+#[derive(Debug)]
+pub struct Unnamed {
+    /// Its text.
+    pub sql: Vec<u8>,
+    /// Count and OIDs of its parameter types.
+    pub types: Vec<u8>,
+    /// What it is.
+    pub class: Arc<StatementClass>,
+}
+
+/// All of one client's.
+#[derive(Debug, Default)]
+pub struct Statements {
+    named: HashMap<Box<[u8]>, Named>,
+    unnamed: Option<Unnamed>,
+}
+
+/// An unnamed text beyond this doesn't keep its buffer when a shorter one takes its place.
+const KEEP: usize = 4096;
+
+impl Statements {
+    /// The statement of this name, if the client has it.
+    pub fn named(&self, name: &[u8]) -> Option<&Named> {
+        self.named.get(name)
+    }
+
+    /// The unnamed one.
+    pub fn unnamed(&self) -> Option<&Unnamed> {
+        self.unnamed.as_ref()
+    }
+
+    /// The class of `name`; empty is the unnamed one.
+    pub fn class(&self, name: &[u8]) -> Option<&Arc<StatementClass>> {
+        match name {
+            [] => self.unnamed.as_ref().map(|unnamed| &unnamed.class),
+            name => self.named.get(name).map(|named| &named.class),
+        }
+    }
+
+    /// The client has parsed a new unnamed statement.
+    pub fn set_unnamed(&mut self, sql: &[u8], types: &[u8], class: Arc<StatementClass>) {
+        match &mut self.unnamed {
+            Some(old) if old.sql.capacity() <= KEEP || sql.len() > KEEP => {
+                old.sql.clear();
+                old.sql.extend_from_slice(sql);
+                old.types.clear();
+                old.types.extend_from_slice(types);
+                old.class = class;
+            }
+            other => *other = Some(Unnamed { sql: sql.to_vec(), types: types.to_vec(), class }),
+        }
+    }
+
+    /// There is no unnamed statement any more.
+    pub fn forget_unnamed(&mut self) {
+        self.unnamed = None;
+    }
+
+    /// The client has named a statement. Answers the one it had by that name.
+    pub fn insert(&mut self, name: Box<[u8]>, statement: Named) -> Option<Named> {
+        self.named.insert(name, statement)
+    }
+
+    /// The client has closed one.
+    pub fn remove(&mut self, name: &[u8]) -> Option<Named> {
+        self.named.remove(name)
+    }
+
+    /// `DEALLOCATE ALL`, `DISCARD ALL`.
+    pub fn clear(&mut self) {
+        self.named = HashMap::default();
+        self.unnamed = None;
+    }
+}

@@ -1,0 +1,238 @@
+//! From the client's messages to the server's: statement names are the proxy's own on server connections, what a connection lacks is
+//! prepared on the way, and what it has already is not sent again.
+
+use std::sync::Arc;
+
+use super::expect::{Awaited, Expectations, Undo};
+use super::request::FrameAt;
+use super::statements::{Named as NamedStatement, Statements};
+use crate::pool::{Prepared, PreparedRegistry, PreparedSet};
+use crate::sql::{Effect, StatementClass};
+use crate::wire::error_response::ErrorFields;
+use crate::wire::frame::HEADER;
+use crate::wire::frontend::{self, Named};
+use crate::wire::sqlstate::SqlState;
+
+/// What a translation reads and changes.
+pub struct Translator<'a> {
+    /// The client's statements.
+    pub statements: &'a mut Statements,
+    /// The connection's.
+    pub connection: &'a mut PreparedSet,
+    /// Identities.
+    pub registry: &'a PreparedRegistry,
+    /// What is owed for what is written here.
+    pub expect: &'a mut Expectations,
+    /// Where the server's messages are written.
+    pub out: &'a mut Vec<u8>,
+    /// The connection's unnamed statement is the client's: it was parsed in this batch.
+    pub unnamed_is_ours: bool,
+}
+
+/// A text that no server accepts; what it answers is replaced by the proxy's own error, in its place in the pipeline.
+const POISON: &[u8] = b"pgsluice: refused";
+
+impl Translator<'_> {
+    /// Translates one message, of which all or only the front is in `bytes`.
+    pub fn message(&mut self, frame: FrameAt, bytes: &[u8], classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>) {
+        let end = frame.end.min(bytes.len());
+        let raw = &bytes[frame.start..end];
+        let body = &bytes[frame.start + HEADER..end];
+        let to_come = frame.end - end;
+        match frame.tag {
+            b'P' if to_come == 0 => {
+                if let Some(parse) = frontend::parse(body) {
+                    self.parse(parse, raw, classify);
+                    return;
+                }
+            }
+            b'B' => {
+                if let Some(bind) = frontend::bind(body) {
+                    self.bind(bind, raw, to_come);
+                    return;
+                }
+            }
+            b'D' | b'C' => match frontend::named(body) {
+                Some(Named::Statement(name)) => {
+                    self.about_statement(frame.tag, name, raw);
+                    return;
+                }
+                Some(Named::Portal(_)) => {
+                    let awaited = if frame.tag == b'D' { Awaited::Describe } else { Awaited::Close { hidden: false } };
+                    self.expect.push(awaited);
+                    self.out.extend_from_slice(raw);
+                    return;
+                }
+                None => {}
+            },
+            b'Q' if to_come == 0 => {
+                if let Some(sql) = frontend::query(body) {
+                    self.unnamed_is_ours = false;
+                    match self.deallocated(sql, classify) {
+                        Some(statement) => {
+                            self.ensure(&statement);
+                            frontend::put_query(self.out, &deallocate(&statement));
+                        }
+                        None => self.out.extend_from_slice(raw),
+                    }
+                    self.expect.push(Awaited::Ready);
+                    return;
+                }
+            }
+            _ => {}
+        }
+        match frame.tag {
+            b'P' => {
+                self.unnamed_is_ours = true;
+                self.expect.push(Awaited::Parse { prepared: None, asked: None, hidden: false });
+            }
+            b'B' => self.expect.push(Awaited::Bind),
+            b'E' => self.expect.push(Awaited::Execute),
+            b'Q' | b'F' | b'S' => self.expect.push(Awaited::Ready),
+            _ => {}
+        }
+        self.out.extend_from_slice(raw);
+    }
+
+    fn parse(
+        &mut self,
+        parse: frontend::Parse<'_>,
+        raw: &[u8],
+        classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
+    ) {
+        let deallocated = self.deallocated(parse.sql, classify);
+        if let Some(statement) = &deallocated {
+            self.ensure(statement);
+        }
+        if parse.name.is_empty() {
+            self.unnamed_is_ours = true;
+            self.expect.push(Awaited::Parse { prepared: None, asked: None, hidden: false });
+            match deallocated {
+                Some(statement) => frontend::put_parse(self.out, b"", &deallocate(&statement), parse.types),
+                None => self.out.extend_from_slice(raw),
+            }
+            return;
+        }
+        if self.statements.named(parse.name).is_some() {
+            self.poison(ErrorFields::error(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name)),
+            ));
+            return;
+        }
+        let prepared = self.registry.intern(parse.sql, parse.types);
+        let named = NamedStatement { prepared: Arc::clone(&prepared), class: classify(parse.sql) };
+        let before = self.statements.insert(parse.name.into(), named);
+        let undo = Undo { name: parse.name.into(), before };
+        if self.connection.touch(prepared.id()) {
+            self.expect.push(Awaited::ParseKnown(undo));
+            return;
+        }
+        self.make_room();
+        frontend::put_parse(self.out, &prepared.server_name(), parse.sql, parse.types);
+        self.expect.push(Awaited::Parse { prepared: Some(prepared), asked: Some(undo), hidden: false });
+    }
+
+    fn bind(&mut self, bind: frontend::Bind<'_>, raw: &[u8], to_come: usize) {
+        if bind.statement.is_empty() {
+            self.ensure_unnamed();
+        } else if let Some(named) = self.statements.named(bind.statement) {
+            let prepared = Arc::clone(&named.prepared);
+            self.ensure(&prepared);
+            self.expect.push(Awaited::Bind);
+            frontend::put_bind_head(self.out, bind.portal, &prepared.server_name(), bind.rest.len() + to_come);
+            self.out.extend_from_slice(bind.rest);
+            return;
+        }
+        self.expect.push(Awaited::Bind);
+        self.out.extend_from_slice(raw);
+    }
+
+    fn about_statement(&mut self, tag: u8, name: &[u8], raw: &[u8]) {
+        let known = self.statements.named(name).map(|named| Arc::clone(&named.prepared));
+        match (tag, known) {
+            (b'D', Some(prepared)) => {
+                self.ensure(&prepared);
+                self.expect.push(Awaited::Describe);
+                frontend::put_statement(self.out, b'D', &prepared.server_name());
+            }
+            (b'D', None) => {
+                if name.is_empty() {
+                    self.ensure_unnamed();
+                }
+                self.expect.push(Awaited::Describe);
+                self.out.extend_from_slice(raw);
+            }
+            (_, Some(_)) => {
+                let before = self.statements.remove(name);
+                self.expect.push(Awaited::CloseKnown(Undo { name: name.into(), before }));
+            }
+            (_, None) => {
+                if name.is_empty() {
+                    self.statements.forget_unnamed();
+                }
+                self.expect.push(Awaited::Close { hidden: false });
+                self.out.extend_from_slice(raw);
+            }
+        }
+    }
+
+    /// The statement that this text deallocates, if it is one that the client prepared by the protocol.
+    fn deallocated(
+        &self,
+        sql: &[u8],
+        classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
+    ) -> Option<Arc<Prepared>> {
+        match &classify(sql).effects[..] {
+            [Effect::Deallocate { name }] => {
+                self.statements.named(name.as_bytes()).map(|named| Arc::clone(&named.prepared))
+            }
+            _ => None,
+        }
+    }
+
+    /// Prepares a statement on the connection, if it isn't.
+    fn ensure(&mut self, prepared: &Arc<Prepared>) {
+        let on_its_way = || {
+            self.expect.iter().any(
+                |awaited| matches!(awaited, Awaited::Parse { prepared: Some(other), .. } if other.id() == prepared.id()),
+            )
+        };
+        if self.connection.touch(prepared.id()) || on_its_way() {
+            return;
+        }
+        self.make_room();
+        frontend::put_parse(self.out, &prepared.server_name(), &prepared.sql, &prepared.types);
+        self.expect.push(Awaited::Parse { prepared: Some(Arc::clone(prepared)), asked: None, hidden: true });
+    }
+
+    fn ensure_unnamed(&mut self) {
+        if self.unnamed_is_ours {
+            return;
+        }
+        if let Some(unnamed) = self.statements.unnamed() {
+            frontend::put_parse(self.out, b"", &unnamed.sql, &unnamed.types);
+            self.expect.push(Awaited::Parse { prepared: None, asked: None, hidden: true });
+            self.unnamed_is_ours = true;
+        }
+    }
+
+    fn make_room(&mut self) {
+        if let Some(oldest) = self.connection.evict() {
+            frontend::put_statement(self.out, b'C', format!("pgsluice_{oldest}").as_bytes());
+            self.expect.push(Awaited::Close { hidden: true });
+        }
+    }
+
+    fn poison(&mut self, error: ErrorFields) {
+        let mut encoded = Vec::new();
+        error.encode_error(&mut encoded);
+        frontend::put_parse(self.out, b"", POISON, &[0, 0]);
+        self.expect.push(Awaited::Poisoned(encoded));
+        self.unnamed_is_ours = false;
+    }
+}
+
+fn deallocate(statement: &Prepared) -> Vec<u8> {
+    [b"DEALLOCATE \"", statement.server_name().as_slice(), b"\""].concat()
+}
