@@ -29,7 +29,12 @@ impl LabGuard {
 
     /// What these options say.
     pub fn up(options: LabOptions) -> Result<Self, LabError> {
-        Lab::up(options, &mut Quiet).map(|lab| Self { lab })
+        Lab::up(options, &mut Quiet).map(Self::adopt)
+    }
+
+    /// A lab that was made elsewhere.
+    pub fn adopt(lab: Lab) -> Self {
+        Self { lab }
     }
 
     /// A path for a lab, which nothing uses yet and which root's servers can reach.

@@ -93,8 +93,8 @@ pub(super) fn holder(port: u16) -> Option<String> {
         .into_iter()
         .find_map(|table| listening_inode(table, port))?;
     let socket = format!("socket:[{inode}]");
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    for process in processes {
+    let is_process = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().parse::<i32>().is_ok();
+    for process in fs::read_dir("/proc").ok()?.flatten().filter(is_process) {
         let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
             continue;
         };

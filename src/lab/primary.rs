@@ -56,6 +56,7 @@ pub(super) fn settings(lab: &Lab, node: &Node) -> Settings {
     settings.set("lc_messages", "C");
     if lab.is_fast() {
         settings.set("fsync", "off");
+        settings.set("wal_init_zero", "off");
     }
     settings
 }
