@@ -205,7 +205,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let outcome = self.relay(&mut replies).await;
         self.parties.buffers.give(replies);
         if !matches!(outcome, Outcome::Done(_)) {
-            self.expect.give_up(self.parties.statements);
+            self.expect.give_up(self.parties.statements, self.forwarded);
         }
         if self.unit_len > 0 && !matches!(outcome, Outcome::Refused(_) | Outcome::NodeLost { .. }) {
             self.leave_unit();
@@ -344,11 +344,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                     }
                     at = end;
                     if !self.expect.is_empty() {
-                        let before = self.client_out.len();
                         let mut known = Vec::new();
                         self.expect.answer_known(&mut known);
                         if !known.is_empty() {
-                            self.client_out.truncate(before);
                             self.client_out.extend_from_slice(&replies[span..at]);
                             self.client_out.extend_from_slice(&known);
                             span = at;

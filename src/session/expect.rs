@@ -67,6 +67,8 @@ pub enum Fate {
 #[derive(Debug, Default)]
 pub struct Expectations {
     queue: VecDeque<Awaited>,
+    /// What was answered has done this to the client's statements; it is taken back if the unit runs again.
+    done: Vec<Undo>,
 }
 
 impl Expectations {
@@ -87,13 +89,20 @@ impl Expectations {
 
     /// Answers that are the proxy's to give now, before the server's next.
     pub fn answer_known(&mut self, out: &mut Vec<u8>) {
-        while let Some(front) = self.queue.front() {
-            match front {
-                Awaited::ParseKnown(_) => out.extend_from_slice(&PARSE_COMPLETE),
-                Awaited::CloseKnown(_) => out.extend_from_slice(&CLOSE_COMPLETE),
-                _ => return,
+        while let Some(known) =
+            self.queue.pop_front_if(|front| matches!(front, Awaited::ParseKnown(_) | Awaited::CloseKnown(_)))
+        {
+            match known {
+                Awaited::ParseKnown(undo) => {
+                    out.extend_from_slice(&PARSE_COMPLETE);
+                    self.done.push(undo);
+                }
+                Awaited::CloseKnown(undo) => {
+                    out.extend_from_slice(&CLOSE_COMPLETE);
+                    self.done.push(undo);
+                }
+                _ => {}
             }
-            self.queue.pop_front();
         }
     }
 
@@ -101,7 +110,10 @@ impl Expectations {
     pub fn meet(&mut self, tag: u8, statements: &mut Statements, connection: &mut PreparedSet) -> Fate {
         match (tag, self.queue.front()) {
             (b'1', Some(Awaited::Parse { .. })) => {
-                let Some(Awaited::Parse { prepared, hidden, .. }) = self.queue.pop_front() else { return Fate::Forward };
+                let Some(Awaited::Parse { prepared, hidden, asked }) = self.queue.pop_front() else {
+                    return Fate::Forward;
+                };
+                self.done.extend(asked);
                 if let Some(prepared) = prepared {
                     connection.insert(prepared.id());
                 }
@@ -136,28 +148,36 @@ impl Expectations {
     /// After an error the server passes over everything up to Sync.
     fn skip_to_ready(&mut self, statements: &mut Statements) {
         let count = self.queue.iter().position(|awaited| matches!(awaited, Awaited::Ready)).unwrap_or(self.queue.len());
-        let skipped: Vec<Awaited> = self.queue.drain(..count).collect();
-        undo(skipped, statements);
+        let skipped = self.queue.drain(..count).filter_map(Awaited::into_undo).collect();
+        take_back(skipped, statements);
     }
 
-    /// Nothing of what is still owed will come: the unit runs again elsewhere, or its node is lost.
-    pub fn give_up(&mut self, statements: &mut Statements) {
-        undo(std::mem::take(&mut self.queue).into(), statements);
+    /// Nothing of what is still owed will come. If the client has `seen` nothing of the answer, the unit has not happened at all.
+    pub fn give_up(&mut self, statements: &mut Statements, seen: bool) {
+        take_back(self.queue.drain(..).filter_map(Awaited::into_undo).collect(), statements);
+        if !seen {
+            take_back(std::mem::take(&mut self.done), statements);
+        }
     }
 }
 
-fn undo(never: Vec<Awaited>, statements: &mut Statements) {
-    for awaited in never.into_iter().rev() {
-        let undo = match awaited {
-            Awaited::Parse { asked: Some(undo), .. } | Awaited::ParseKnown(undo) | Awaited::CloseKnown(undo) => undo,
-            Awaited::Parse { asked: None, .. }
-            | Awaited::Close { .. }
+impl Awaited {
+    fn into_undo(self) -> Option<Undo> {
+        match self {
+            Awaited::Parse { asked, .. } => asked,
+            Awaited::ParseKnown(undo) | Awaited::CloseKnown(undo) => Some(undo),
+            Awaited::Close { .. }
             | Awaited::Bind
             | Awaited::Describe
             | Awaited::Execute
             | Awaited::Ready
-            | Awaited::Poisoned(_) => continue,
-        };
+            | Awaited::Poisoned(_) => None,
+        }
+    }
+}
+
+fn take_back(done: Vec<Undo>, statements: &mut Statements) {
+    for undo in done.into_iter().rev() {
         match undo.before {
             Some(before) => drop(statements.insert(undo.name, before)),
             None => drop(statements.remove(&undo.name)),

@@ -1,0 +1,250 @@
+//! From an accepted socket to a session that is ready for its first query.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::cancel::Registered;
+use super::client_session::ClientSession;
+use super::error::SessionError;
+use super::worker::{Present, Worker};
+use crate::auth::client_login::{self, ClientIdentity};
+use crate::auth::server_login;
+use crate::pool::{PrincipalPools, SettingValue, Settings, Welcome};
+use crate::route::{RouteReason, Want};
+use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready};
+use crate::wire::error_response::ErrorFields;
+use crate::wire::sqlstate::SqlState;
+use crate::wire::startup::{CancelKey, Opening, StartupParams, negotiate, negotiate_version_message, parse_options};
+use crate::wire::stream::Stream;
+
+/// The newest minor version of protocol 3 that is spoken with clients.
+const NEWEST_MINOR: u16 = 2;
+
+/// What a client has been told of the server's parameters.
+#[derive(Debug)]
+pub struct Told {
+    welcome: Arc<Welcome>,
+    since: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Told {
+    /// Told at login.
+    pub fn new(welcome: Arc<Welcome>) -> Told {
+        Told { welcome, since: Vec::new() }
+    }
+
+    /// The last value told.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let find = |list: &'_ [(Box<str>, Box<str>)]| list.iter().position(|(known, _)| **known == *name);
+        match find(&self.since) {
+            Some(at) => Some(&self.since[at].1),
+            None => find(&self.welcome.parameters).map(|at| &*self.welcome.parameters[at].1),
+        }
+    }
+
+    /// The client is told a value. Answers whether that is news to it.
+    pub fn note(&mut self, name: &str, value: &str) -> bool {
+        if self.value(name) == Some(value) {
+            return false;
+        }
+        match self.since.iter_mut().find(|(known, _)| **known == *name) {
+            Some((_, told)) => *told = value.into(),
+            None => self.since.push((name.into(), value.into())),
+        }
+        true
+    }
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
+    let present = worker.enter();
+    let limit = worker.shared.config.load().listen.login_timeout;
+    let login = tokio::time::timeout(limit, log_in(&worker, present, tcp)).await;
+    match login {
+        Ok(Ok(Some(session))) => {
+            worker.shared.count_login("ok");
+            session.run().await;
+        }
+        Ok(Ok(None)) => {}
+        Ok(Err(Refusal { stream, fields, outcome })) => {
+            worker.shared.count_login(outcome);
+            if let (Some(mut stream), Some(fields)) = (stream, fields) {
+                tracing::info!(%peer, code = %fields.code, message = %fields.message, "client refused");
+                worker.shared.count_error(fields.code);
+                let mut out = Vec::new();
+                fields.encode_error(&mut out);
+                farewell(&mut stream, &out).await;
+            }
+        }
+        Err(_) => {
+            worker.shared.count_login("timeout");
+            tracing::info!(%peer, "client did not log in within login_timeout");
+        }
+    }
+}
+
+/// Says a last word, and closes. Bounded: nobody waits for a client that doesn't listen.
+pub async fn farewell(stream: &mut Stream, bytes: &[u8]) {
+    let say = async {
+        stream.write_all(bytes).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), say).await;
+}
+
+/// Why a client gets no session, and whom to tell.
+struct Refusal {
+    stream: Option<Stream>,
+    fields: Option<ErrorFields>,
+    outcome: &'static str,
+}
+
+async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result<Option<ClientSession>, Box<Refusal>> {
+    let _ = tcp.set_nodelay(true);
+    let shared = &worker.shared;
+    let config = shared.config.load_full();
+    let tls = shared.tls.load_full();
+    let required = config.listen.tls.as_ref().is_some_and(|tls| tls.required);
+    let opening = negotiate(tcp, tls.as_deref(), required).await;
+    // negotiate() has told the client itself.
+    let (mut stream, opening) =
+        opening.map_err(|_| Box::new(Refusal { stream: None, fields: None, outcome: "refused" }))?;
+    let startup = match opening {
+        Opening::Cancel(key) => {
+            cancel(worker, &key).await;
+            return Ok(None);
+        }
+        Opening::Startup(startup) => startup,
+    };
+    let over = shared.clients.load(std::sync::atomic::Ordering::Relaxed) > config.listen.max_clients;
+    let refuse = |stream, fields| Box::new(Refusal { stream: Some(stream), fields: Some(fields), outcome: "refused" });
+    if over {
+        return Err(refuse(stream, SessionError::TooManyClients.fatal()));
+    }
+    if shared.draining.load(std::sync::atomic::Ordering::Relaxed) {
+        let fields = ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, "the proxy is shutting down");
+        return Err(refuse(stream, fields));
+    }
+    if startup.replication.is_some() {
+        let error = SessionError::Unsupported("pgsluice does not relay replication connections");
+        return Err(refuse(stream, error.fatal().with_hint("Connect to the node itself.")));
+    }
+    let settings = match startup_settings(&startup) {
+        Ok(settings) => settings,
+        Err(fields) => return Err(refuse(stream, fields)),
+    };
+    let mut hello = Vec::with_capacity(512);
+    if startup.needs_negotiation(NEWEST_MINOR) {
+        let minor = startup.protocol_minor.min(NEWEST_MINOR);
+        negotiate_version_message(minor, &startup.unsupported_options, &mut hello);
+        if stream.write_all(&hello).await.is_err() {
+            return Ok(None);
+        }
+        hello.clear();
+    }
+    let users = shared.users.load_full();
+    let identity = client_login::authenticate(&mut stream, &startup.user, config.auth.method, &users).await;
+    let ClientIdentity { user, node_secret } = match identity {
+        Ok(identity) => identity,
+        Err(failure) => {
+            let fields = failure.fields();
+            return Err(Box::new(Refusal { stream: Some(stream), fields, outcome: "auth_failed" }));
+        }
+    };
+    let principal = shared.pools.of(&startup.database, &user, node_secret);
+    let settings = Arc::new(settings);
+    let welcome = match welcome(worker, &principal, &settings).await {
+        Ok(welcome) => welcome,
+        Err(fields) => return Err(refuse(stream, fields)),
+    };
+    let secret_length = if startup.protocol_minor >= 2 { 32 } else { 4 };
+    let Ok(registered) = shared.cancels.register(secret_length) else {
+        return Err(refuse(stream, ErrorFields::fatal(SqlState::INTERNAL_ERROR, "no randomness for a cancel key")));
+    };
+    let mut told = Told::new(welcome);
+    greet(&mut hello, &mut told, &settings, &registered);
+    if stream.write_all(&hello).await.is_err() || stream.flush().await.is_err() {
+        return Ok(None);
+    }
+    Ok(Some(ClientSession::new(worker, present, stream, principal, settings, told, registered)))
+}
+
+/// `ParameterStatus`, `BackendKeyData`, `ReadyForQuery`.
+fn greet(out: &mut Vec<u8>, told: &mut Told, settings: &Settings, registered: &Registered) {
+    if let Some(SettingValue::Raw(name)) = settings.value("application_name") {
+        told.note("application_name", name);
+    }
+    let names: Vec<Box<str>> = told.welcome.parameters.iter().map(|(name, _)| name.clone()).collect();
+    for name in names {
+        if let Some(value) = told.value(&name) {
+            put_parameter_status(out, &name, value);
+        }
+    }
+    registered.key.encode_backend_key_data(out);
+    put_ready(out, TransactionStatus::Idle);
+}
+
+/// The settings that a start-up packet asks for. Later ones win, and those of their own win over `options`, as in the server.
+fn startup_settings(startup: &StartupParams) -> Result<Settings, ErrorFields> {
+    let mut settings = Settings::default();
+    if let Some(options) = startup.parameter("options") {
+        let parsed = parse_options(options).map_err(|error| {
+            ErrorFields::fatal(error.sqlstate(), error.to_string()).with_hint(error.hint())
+        })?;
+        for (name, value) in parsed {
+            settings = settings.with(&name.to_ascii_lowercase(), SettingValue::Raw(value.into()));
+        }
+    }
+    for (name, value) in &startup.parameters {
+        if !name.eq_ignore_ascii_case("options") {
+            settings = settings.with(&name.to_ascii_lowercase(), SettingValue::Raw(value.as_str().into()));
+        }
+    }
+    Ok(settings)
+}
+
+/// What a server tells clients of these settings. The first client with them has a server asked, which also shows whether the database
+/// and the role exist; an `application_name` makes no difference but for itself.
+async fn welcome(
+    worker: &Rc<Worker>,
+    principal: &Arc<PrincipalPools>,
+    settings: &Arc<Settings>,
+) -> Result<Arc<Welcome>, ErrorFields> {
+    let plain = settings.without("application_name");
+    if let Some(known) = principal.welcome(&plain) {
+        return Ok(known);
+    }
+    let plain = Arc::new(plain);
+    let rules = super::client_session::rules(&worker.shared.config.load());
+    let mut placing = super::client_session::Placing::new(worker);
+    let mut placed = placing
+        .connect(principal, Want::Primary(RouteReason::NeedsPrimary), &rules, &Default::default(), &plain)
+        .await
+        .map_err(|error| error.fatal())?;
+    let mut parameters: Vec<_> = placed.lease.conn().parameters().to_vec();
+    for (name, value) in &mut parameters {
+        if **name == *"in_hot_standby" {
+            *value = "off".into();
+        }
+    }
+    placed.lease.check_in(Instant::now());
+    let welcome = Arc::new(Welcome { parameters });
+    principal.remember_welcome(&plain, Arc::clone(&welcome));
+    Ok(welcome)
+}
+
+/// Passes a cancel request on to the server process that works for the client now.
+async fn cancel(worker: &Rc<Worker>, key: &CancelKey) {
+    let Some(under_way) = worker.shared.cancels.find(key) else { return };
+    let process = &under_way.process;
+    let address = &worker.shared.pools.link(process.node).address;
+    let sent = server_login::cancel(address, &worker.shared.node_tls, process.pid, &process.secret).await;
+    if let Err(error) = sent {
+        tracing::debug!(%error, "cancel request was not delivered");
+    }
+}

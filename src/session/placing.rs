@@ -1,0 +1,178 @@
+//! From a want to a server connection that is ready for the statement: decide, hold while there is no node for it, check out, bring the
+//! settings along. Nothing of the statement has been sent by then, so all of it may be tried again.
+
+use std::sync::atomic::Ordering;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::error::SessionError;
+use super::worker::Worker;
+use crate::cluster::Hint;
+use crate::pool::{CheckoutError, Lease, PrincipalPools, Purpose, Settings};
+use crate::route::balancer::Load;
+use crate::route::consistency::History;
+use crate::route::decide::Rules;
+use crate::route::{Decision, Route, Target, Want, decide};
+
+/// While held, the decision is looked at again this often even if the table hasn't changed: lags change without a word.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Between two attempts at a node that doesn't take connections but isn't known to be down yet.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A connection, and how it was chosen.
+#[derive(Debug)]
+pub struct Placed {
+    /// The connection, with the session's settings.
+    pub lease: Lease,
+    /// The way to it.
+    pub route: Route,
+    /// What the server reported when the settings were applied.
+    pub reported: Vec<(String, String)>,
+}
+
+/// One unit's search for a place. Its patience is counted from the first moment without one.
+pub struct Placing<'a> {
+    worker: &'a Rc<Worker>,
+    held: Option<Held<'a>>,
+}
+
+struct Held<'a> {
+    since: Instant,
+    changes: watch::Receiver<u64>,
+    _counted: Counted<'a>,
+}
+
+/// Counts a held statement for as long as it is held.
+struct Counted<'a>(&'a Worker);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.shared.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<'a> Placing<'a> {
+    /// Nothing tried yet.
+    pub fn new(worker: &'a Rc<Worker>) -> Placing<'a> {
+        Placing { worker, held: None }
+    }
+
+    /// Finds a place. Safe to drop.
+    ///
+    /// # Errors
+    /// No node within `hold_timeout`, no connection within `checkout_timeout`, a node that refuses the login, or settings that the server
+    /// doesn't take.
+    pub async fn connect(
+        &mut self,
+        principal: &PrincipalPools,
+        want: Want,
+        rules: &Rules,
+        history: &History,
+        settings: &Arc<Settings>,
+    ) -> Result<Placed, SessionError> {
+        let shared = &self.worker.shared;
+        loop {
+            let route = self.route(want, rules, history).await?;
+            let purpose = match route.target {
+                Target::Primary => Purpose::Write,
+                Target::Standby => Purpose::Read,
+            };
+            let mut lease = match principal.at(route.node).checkout(self.worker.index, purpose, route.epoch).await {
+                Ok(lease) => lease,
+                Err(CheckoutError::TimedOut(limit)) => return Err(SessionError::PoolExhausted(limit)),
+                Err(CheckoutError::Login(error)) if error.is_node_down() => {
+                    shared.cluster.hint(route.node, Hint::ConnectionLost);
+                    self.pause(PAUSE).await?;
+                    continue;
+                }
+                Err(CheckoutError::Login(error)) => {
+                    return Err(SessionError::NodeLogin { code: error.sqlstate(), message: login_message(&error) });
+                }
+            };
+            // The wait for the connection may have seen the primary change.
+            if route.target == Target::Primary && shared.cluster.table().epoch != route.epoch {
+                lease.check_in(Instant::now());
+                continue;
+            }
+            match lease.conn().apply_settings(settings).await {
+                Ok(reported) => return Ok(Placed { lease, route, reported }),
+                Err(crate::pool::ConnError::Lost(_)) => {
+                    shared.cluster.hint(route.node, Hint::ConnectionLost);
+                    drop(lease);
+                    self.pause(PAUSE).await?;
+                }
+                Err(crate::pool::ConnError::Refused { code, message }) => {
+                    lease.check_in(Instant::now());
+                    return Err(SessionError::Settings { code, message });
+                }
+            }
+        }
+    }
+
+    /// Decides, and waits for a node if there is none.
+    async fn route(&mut self, want: Want, rules: &Rules, history: &History) -> Result<Route, SessionError> {
+        let shared = &self.worker.shared;
+        let load = |node| {
+            let link = shared.pools.link(node);
+            Load { in_flight: link.in_flight(), latency: link.latency() }
+        };
+        loop {
+            let decision = {
+                let table = shared.cluster.table();
+                decide(want, rules, history, &table, load, Instant::now(), self.worker.dice())
+            };
+            match decision {
+                Decision::Go(route) => return Ok(route),
+                Decision::AwaitPrimary | Decision::AwaitStandby if self.held.is_some() => {
+                    self.pause(LOOK_AGAIN).await?;
+                }
+                Decision::AwaitPrimary | Decision::AwaitStandby => self.hold()?,
+            }
+        }
+    }
+
+    /// Starts to be held.
+    fn hold(&mut self) -> Result<(), SessionError> {
+        if self.held.is_some() {
+            return Ok(());
+        }
+        let shared = &self.worker.shared;
+        let most = shared.config.load().failover.hold_max;
+        let before = shared.held.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(self.worker);
+        if before >= most {
+            return Err(SessionError::HoldFull(before));
+        }
+        shared.cluster.request_probe();
+        let changes = shared.cluster.subscribe();
+        self.held = Some(Held { since: Instant::now(), changes, _counted: counted });
+        Ok(())
+    }
+
+    /// Waits for a change, but no longer than `limit`.
+    async fn pause(&mut self, limit: Duration) -> Result<(), SessionError> {
+        self.hold()?;
+        let patience = self.worker.shared.config.load().failover.hold_timeout;
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let waited = held.since.elapsed();
+        if waited >= patience {
+            let table = self.worker.shared.cluster.table();
+            return Err(match table.primary {
+                None => SessionError::NoPrimary { waited, why: table.why_no_primary },
+                Some(_) => SessionError::NoStandby { waited },
+            });
+        }
+        let _ = tokio::time::timeout(limit.min(patience - waited), held.changes.changed()).await;
+        Ok(())
+    }
+}
+
+fn login_message(error: &crate::auth::server_login::ServerLoginError) -> String {
+    match error {
+        crate::auth::server_login::ServerLoginError::Refused { message, .. } => message.clone(),
+        other => format!("login to the server failed: {other}"),
+    }
+}
