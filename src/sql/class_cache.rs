@@ -1,0 +1,123 @@
+//! Classes that were worked out before, by the normal form of their text.
+//!
+//! One cache per worker: nothing in it is shared, so that a hit takes no lock. It costs one pass of the lexer, one hash and one
+//! comparison of keys, and allocates nothing.
+
+use std::sync::Arc;
+
+use quick_cache::{Weighter, unsync::Cache};
+
+use super::names::BuiltIn;
+use super::{SqlContext, StatementClass, classify, classify_normal_form, fingerprint};
+
+/// A bounded map from texts to classes.
+#[derive(Debug)]
+pub struct ClassCache {
+    classes: Cache<Box<[u8]>, Arc<StatementClass>, EntryWeight, foldhash::fast::RandomState>,
+    normal_form: Vec<u8>,
+    hits: u64,
+    misses: u64,
+}
+
+impl ClassCache {
+    /// Holds at most about `entries` classes, and at most about `bytes` of keys and classes, whichever is less.
+    pub fn new(entries: usize, bytes: usize) -> Self {
+        let entries = entries.max(1);
+        let weight = EntryWeight { least: (bytes / entries).max(1) as u64 };
+        ClassCache {
+            classes: Cache::with(entries, bytes as u64, weight, Default::default(), Default::default()),
+            normal_form: Vec::new(),
+            hits: 0,
+            misses: 0,
+        }
+    }
+
+    /// The class of `sql`, as [`classify`] gives it.
+    pub fn classify(&mut self, sql: &[u8], context: &SqlContext) -> Arc<StatementClass> {
+        if !fingerprint::normalise(sql, context, &mut self.normal_form) {
+            self.misses += 1;
+            return Arc::new(classify(sql, context));
+        }
+        if let Some(class) = self.classes.get(self.normal_form.as_slice()) {
+            self.hits += 1;
+            return Arc::clone(class);
+        }
+        self.misses += 1;
+        let class = Arc::new(classify_normal_form(fingerprint::text(&self.normal_form), context, &BuiltIn));
+        self.classes.insert(self.normal_form.as_slice().into(), Arc::clone(&class));
+        class
+    }
+
+    /// Look-ups answered from the cache.
+    pub fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    /// Look-ups that were worked out.
+    pub fn misses(&self) -> u64 {
+        self.misses
+    }
+
+    /// Classes held.
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+}
+
+/// An entry weighs its bytes, but at least its share of the bound: so one bound on weights bounds bytes and count.
+#[derive(Debug, Clone)]
+struct EntryWeight {
+    least: u64,
+}
+
+impl Weighter<Box<[u8]>, Arc<StatementClass>> for EntryWeight {
+    fn weight(&self, key: &Box<[u8]>, class: &Arc<StatementClass>) -> u64 {
+        let bytes = key.len() + size_of::<StatementClass>() + class.effects.len() * 64 + ENTRY_OVERHEAD;
+        (bytes as u64).max(self.least)
+    }
+}
+
+/// The cache's own bookkeeping, about: slots, hash table, allocator headers.
+const ENTRY_OVERHEAD: usize = 96;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_do_not_defeat_the_cache() {
+        let mut cache = ClassCache::new(100, 1 << 20);
+        for id in 0..50 {
+            let class = cache.classify(format!("select v from t where id = {id} -- {id}").as_bytes(), &SqlContext::default());
+            assert!(class.retry_safe);
+        }
+        assert_eq!((cache.hits(), cache.misses()), (49, 1));
+    }
+
+    #[test]
+    fn count_and_bytes_are_bounded() {
+        let mut cache = ClassCache::new(10, 1 << 20);
+        let mut small = ClassCache::new(1000, 4000);
+        for id in 0..1000 {
+            let sql = format!("select c{id} from t");
+            cache.classify(sql.as_bytes(), &SqlContext::default());
+            small.classify(sql.as_bytes(), &SqlContext::default());
+        }
+        assert!(cache.len() <= 10, "{}", cache.len());
+        assert!(small.len() <= 20, "{}", small.len());
+    }
+
+    #[test]
+    fn contexts_do_not_share_classes() {
+        let mut cache = ClassCache::new(10, 1 << 20);
+        let first = cache.classify(b"select lower('x')", &SqlContext::default());
+        let shadowed = SqlContext { pg_catalog_first: false, ..SqlContext::default() };
+        let second = cache.classify(b"select lower('x')", &shadowed);
+        assert_ne!(first.access, second.access);
+    }
+}

@@ -1,0 +1,131 @@
+//! A text's normal form: what is left of it when inlined values and ordinary comments are taken out.
+//!
+//! The normal form is SQL again, and **the class of a text is the class of its normal form**: nothing that was left out can
+//! change it, by construction. It is also the cache's key as it is, so that two texts with one key are never told apart by
+//! anything but their literals, and no collision of a hash can lend one statement the class of another.
+//!
+//! Literals are left out only in texts whose statements all begin with SELECT, INSERT, UPDATE, DELETE, WITH, VALUES or TABLE: no
+//! value in them can change class or effects. One thing of a string survives: that it spells the name of something that
+//! describes the node (`'pg_locks'::regclass`). Any other text (SET, EXPLAIN, COPY, …) is its own normal form.
+
+use super::lexer::{Kind, Lexer, PlainStrings};
+use super::names;
+use super::{MAX_LENGTH, SqlContext};
+
+/// The first byte of a normal form: the context under which it was read, and which of the two forms it is.
+const CONFORMING_STRINGS: u8 = 1;
+const PG_CATALOG_FIRST: u8 = 2;
+const EXACT: u8 = 4;
+
+/// Stands for a string literal that names something node-local.
+const NODE_LOCAL_LITERAL: &[u8] = b"'pg_locks' ";
+
+/// Writes the normal form of `sql` into `out`, which is cleared first. Returns whether it may be kept in a cache: longer texts
+/// than [`MAX_LENGTH`] are not worth it.
+pub(crate) fn normalise(sql: &[u8], context: &SqlContext, out: &mut Vec<u8>) -> bool {
+    out.clear();
+    if sql.len() > MAX_LENGTH {
+        return false;
+    }
+    let flags = context_flags(context);
+    out.push(flags);
+    if !without_literals(sql, context.plain_strings(), out) {
+        out.clear();
+        out.push(flags | EXACT);
+        out.extend_from_slice(sql);
+    }
+    true
+}
+
+/// The text of a normal form, without its first byte.
+pub(crate) fn text(normal_form: &[u8]) -> &[u8] {
+    normal_form.get(1..).unwrap_or_default()
+}
+
+fn context_flags(context: &SqlContext) -> u8 {
+    let mut flags = 0;
+    if context.standard_conforming_strings {
+        flags |= CONFORMING_STRINGS;
+    }
+    if context.pg_catalog_first {
+        flags |= PG_CATALOG_FIRST;
+    }
+    flags
+}
+
+/// False if literals matter, or if the text is not understood well enough to say.
+fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) -> bool {
+    if std::str::from_utf8(sql).is_err() {
+        return false;
+    }
+    let mut at_statement_start = true;
+    for token in Lexer::new(sql, plain_strings) {
+        let bytes = token.bytes(sql);
+        match token.kind {
+            Kind::Word => {
+                if at_statement_start {
+                    if !values_cannot_matter_after(bytes) {
+                        return false;
+                    }
+                    at_statement_start = false;
+                }
+                out.extend_from_slice(bytes);
+                out.push(b' ');
+            }
+            Kind::String if names::literal_is_node_local(bytes) => out.extend_from_slice(NODE_LOCAL_LITERAL),
+            Kind::String => out.extend_from_slice(b"'' "),
+            Kind::Number => out.extend_from_slice(b"1 "),
+            Kind::Hint(hint) => out.extend_from_slice(hint.as_comment()),
+            Kind::Punct(byte) => {
+                at_statement_start |= byte == b';';
+                out.push(byte);
+                out.push(b' ');
+            }
+            Kind::Quoted | Kind::UnicodeQuoted | Kind::Param | Kind::Operator | Kind::Cast | Kind::ColonEquals => {
+                out.extend_from_slice(bytes);
+                out.push(b' ');
+            }
+            Kind::BackslashString | Kind::Unterminated | Kind::Other => return false,
+        }
+    }
+    true
+}
+
+fn values_cannot_matter_after(head: &[u8]) -> bool {
+    [&b"select"[..], b"insert", b"update", b"delete", b"with", b"values", b"table"]
+        .iter()
+        .any(|word| head.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(sql: &str) -> String {
+        let mut out = Vec::new();
+        assert!(normalise(sql.as_bytes(), &SqlContext::default(), &mut out));
+        String::from_utf8(text(&out).to_vec()).expect("UTF-8 in, UTF-8 out")
+    }
+
+    #[test]
+    fn values_blanks_and_comments_are_left_out() {
+        assert_eq!(normal("SELECT a FROM t WHERE b='x' -- note\n AND c = 42"), "SELECT a FROM t WHERE b = '' AND c = 1 ");
+        assert_eq!(normal("select $1, E'\\n', $$x$$/* y */"), "select $1 , '' , '' ");
+    }
+
+    #[test]
+    fn what_can_matter_stays() {
+        assert_eq!(normal("set a = 'b'  -- c"), "set a = 'b'  -- c");
+        assert_eq!(normal("select 1; set a = 'b'"), "select 1; set a = 'b'");
+        assert_eq!(normal("/* pgsluice: standby */ select 1"), "/*pgsluice:standby*/select 1 ");
+        assert_eq!(normal("select 'pg_stat_activity'::regclass"), "select 'pg_locks' :: regclass ");
+    }
+
+    #[test]
+    fn a_normal_form_is_its_own_normal_form() {
+        for sql in ["select 1.5, 'a'\n'b', x'ff'::bit, -1, a- -1, b|| 'c' from \"T\".u", "select - - 1", "values (.5)"] {
+            let once = normal(sql);
+            assert_eq!(normal(&once), once, "{sql}");
+        }
+    }
+}

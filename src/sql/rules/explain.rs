@@ -1,0 +1,77 @@
+//! EXPLAIN: without ANALYZE nothing runs; with it the inner statement does, and the answer tells how that went on this node.
+
+use super::{Command, Verdict, head, judge, names_temporary_schema};
+use crate::sql::SqlContext;
+use crate::sql::class::{Access, Reason};
+use crate::sql::effects::PinReason;
+use crate::sql::names::Catalog;
+use crate::sql::statement::Statement;
+use crate::sql::tokens;
+
+/// A statement that begins with EXPLAIN.
+pub(super) fn explain(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    let (inner_from, analyze) = options(statement);
+    let inner = statement.tail(inner_from);
+    if analyze {
+        return match head(&inner).1 {
+            Command::Explain => Verdict::write(Reason::Unparsed),
+            _ => executed(judge(&inner, context, catalog)),
+        };
+    }
+    if names_temporary_schema(&inner) {
+        return Verdict::write(Reason::TemporarySchema).with_pin(PinReason::TemporaryTable);
+    }
+    match head(&inner).1 {
+        Command::Query | Command::Dml(_) | Command::Declare | Command::Ddl("CREATE") | Command::Utility("REFRESH MATERIALIZED VIEW") => {
+            planned(&inner, context, catalog)
+        }
+        Command::Session => Verdict::write(Reason::SessionState("EXPLAIN EXECUTE")),
+        _ => Verdict::write(Reason::Unparsed),
+    }
+}
+
+/// Counts, buffers and times are those of the node that ran it: a read may go to a standby only when asked to.
+fn executed(verdict: Verdict) -> Verdict {
+    match verdict.access {
+        Access::Read => Verdict::write(Reason::NodeLocal { name: "EXPLAIN ANALYZE".to_owned() }),
+        Access::Write => verdict,
+    }
+}
+
+/// Planning may call what is not volatile, so that functions known to be unsafe keep even a plan on the primary.
+fn planned(inner: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    let findings = tokens::scan(inner, context, catalog);
+    let of_function = |reason: &Reason| {
+        matches!(
+            reason,
+            Reason::NodeLocal { .. } | Reason::Function { .. } | Reason::ServerAction { .. } | Reason::EmbeddedSql { .. }
+        )
+    };
+    match findings.hard.filter(of_function).or(findings.soft.filter(of_function)) {
+        Some(reason) => Verdict::write(reason),
+        None => Verdict::read(Reason::ExplainOnly),
+    }
+}
+
+/// Where the inner statement begins, and whether it is executed.
+fn options(statement: &Statement<'_>) -> (usize, bool) {
+    if statement.is_punct(1, b'(') && !opens_a_query(statement, 2) {
+        let end = statement.behind_parenthesis(1);
+        return (end, (2..end).any(|index| says_analyze(statement, index)));
+    }
+    let analyze = statement.is_any_word(1, &["analyze", "analyse"]);
+    let mut inner = 1 + usize::from(analyze);
+    inner += usize::from(statement.is_word(inner, "verbose"));
+    (inner, analyze)
+}
+
+fn opens_a_query(statement: &Statement<'_>, index: usize) -> bool {
+    statement.is_punct(index, b'(') || statement.is_any_word(index, &["select", "with", "values", "table"])
+}
+
+/// `ANALYZE`, unless it is told to be off. Where it is said twice the server takes the last; any is enough here.
+fn says_analyze(statement: &Statement<'_>, index: usize) -> bool {
+    let value = statement.written(index + 1, index + 2).to_ascii_lowercase();
+    statement.is_any_word(index, &["analyze", "analyse"])
+        && !matches!(value.trim_matches('\''), "false" | "off" | "0" | "no")
+}

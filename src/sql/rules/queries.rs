@@ -1,0 +1,110 @@
+//! SELECT, WITH, VALUES, TABLE and COPY … TO: what may be a read.
+
+use super::{Verdict, head, judge_by_head, names_temporary_schema};
+use crate::sql::SqlContext;
+use crate::sql::class::{Access, Reason};
+use crate::sql::effects::PinReason;
+use crate::sql::names::Catalog;
+use crate::sql::statement::Statement;
+use crate::sql::tokens::{self, Findings};
+use crate::sql::{simplify, tree};
+
+/// A statement that begins with SELECT, WITH, VALUES or TABLE, perhaps in parentheses.
+pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    let findings = both_readings(statement, context, catalog);
+    let now_sensitive = findings.now_sensitive;
+    let mut verdict = match findings.reason() {
+        None => Verdict::read(Reason::PlainRead),
+        Some(reason) => Verdict::write(reason),
+    };
+    verdict.now_sensitive = now_sensitive;
+    if verdict.access == Access::Read {
+        return verdict;
+    }
+    verdict = verdict.with_calls(statement);
+    if verdict.reason == Reason::SelectInto {
+        verdict.ddl = true;
+        if creates_temporary(statement) {
+            verdict = verdict.with_pin(PinReason::TemporaryTable);
+        }
+    }
+    if names_temporary_schema(statement) { verdict.with_pin(PinReason::TemporaryTable) } else { verdict }
+}
+
+fn both_readings(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Findings {
+    let mut findings = tokens::scan(statement, context, catalog);
+    if findings.hard.is_some() {
+        return findings;
+    }
+    let tree = simplify::simplify(statement).and_then(|tokens| tree::read(tokens, context, catalog));
+    let Some(tree) = tree else {
+        findings.add(Reason::Unparsed);
+        return findings;
+    };
+    if let Some(reason) = tree.findings.hard {
+        findings.add(reason);
+    }
+    for name in std::mem::take(&mut findings.unresolved) {
+        if !tree.aliases.contains(&name) {
+            findings.add(Reason::UnknownFunction { name });
+        }
+    }
+    if let Some(reason) = tree.findings.soft {
+        findings.add(reason);
+    }
+    findings
+}
+
+/// INTO [LOCAL] TEMP[ORARY]
+fn creates_temporary(statement: &Statement<'_>) -> bool {
+    (0..statement.len()).any(|index| {
+        let local = usize::from(statement.is_any_word(index + 1, &["local", "global"]));
+        statement.is_word(index, "into") && statement.is_any_word(index + 1 + local, &["temp", "temporary"])
+    })
+}
+
+/// COPY { table [(columns)] | (query) } { TO | FROM } { STDOUT | STDIN | 'file' | PROGRAM 'command' } …
+pub(super) fn copy(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    if statement.is_punct(1, b'(') {
+        return copy_query(statement, context, catalog);
+    }
+    let mut at = 1 + usize::from(statement.is_word(1, "binary") && statement.is_name(2));
+    let name_from = at;
+    at += 1;
+    while statement.is_punct(at, b'.') {
+        at += 2;
+    }
+    let name = statement.slice(name_from, at);
+    if statement.is_punct(at, b'(') {
+        at = statement.behind_parenthesis(at);
+    }
+    if !goes_to_client(statement, at) {
+        return elsewhere(statement, at);
+    }
+    match tokens::scan(&name, context, catalog).reason() {
+        None => Verdict::read(Reason::PlainRead),
+        Some(Reason::TemporarySchema) => Verdict::write(Reason::TemporarySchema).with_pin(PinReason::TemporaryTable),
+        Some(reason) => Verdict::write(reason),
+    }
+}
+
+fn copy_query(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    let behind = statement.behind_parenthesis(1);
+    if !goes_to_client(statement, behind) {
+        return elsewhere(statement, behind);
+    }
+    let inner = statement.slice(2, behind - 1);
+    match head(&inner).1 {
+        super::Command::Query => query(&inner, context, catalog),
+        _ => judge_by_head(&inner),
+    }
+}
+
+fn goes_to_client(statement: &Statement<'_>, at: usize) -> bool {
+    statement.is_word(at, "to") && statement.is_word(at + 1, "stdout")
+}
+
+fn elsewhere(statement: &Statement<'_>, at: usize) -> Verdict {
+    let to = statement.is_word(at, "to");
+    Verdict::write(Reason::Verb(if to { "COPY TO a server's file or program" } else { "COPY" })).with_calls(statement)
+}

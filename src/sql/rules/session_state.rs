@@ -1,0 +1,50 @@
+//! What lives in the session: prepared statements, cursors, channels, SHOW, DISCARD, LOAD.
+
+use super::Verdict;
+use crate::sql::class::Reason;
+use crate::sql::effects::{Effect, PinReason};
+use crate::sql::statement::Statement;
+
+/// A statement whose first word is one of these commands'.
+pub(super) fn session(statement: &Statement<'_>) -> Verdict {
+    match statement.identifier(0).as_ref() {
+        "prepare" if statement.is_word(1, "transaction") => {
+            Verdict::write(Reason::Verb("PREPARE TRANSACTION")).with(Effect::PrepareTransaction)
+        }
+        "prepare" => Verdict::write(Reason::SessionState("PREPARE")).with_pin(PinReason::Prepare),
+        "execute" => Verdict::write(Reason::SessionState("EXECUTE")).with_calls(statement),
+        "deallocate" => Verdict::write(Reason::SessionState("DEALLOCATE")).with(deallocate(statement)),
+        "discard" => {
+            let all = statement.is_word(1, "all");
+            let effect = if all { Effect::DiscardAll } else { Effect::DiscardPart };
+            Verdict::write(Reason::SessionState("DISCARD")).with(effect)
+        }
+        "listen" => Verdict::write(Reason::Verb("LISTEN")).with_pin(PinReason::Listen),
+        "unlisten" => Verdict::write(Reason::Verb("UNLISTEN")).with(Effect::Unlisten),
+        "load" => Verdict::write(Reason::SessionState("LOAD")).with_pin(PinReason::Load),
+        "show" => Verdict::write(Reason::SessionState("SHOW")),
+        // FETCH, MOVE, CLOSE
+        _ => Verdict::write(Reason::Cursor),
+    }
+}
+
+/// DEALLOCATE [PREPARE] { name | ALL }
+fn deallocate(statement: &Statement<'_>) -> Effect {
+    let name = 1 + usize::from(statement.is_word(1, "prepare") && statement.len() > 2);
+    if statement.is_word(name, "all") {
+        Effect::DeallocateAll
+    } else {
+        Effect::Deallocate { name: statement.identifier(name).into_owned() }
+    }
+}
+
+/// DECLARE name … CURSOR [{ WITH | WITHOUT } HOLD] FOR query
+///
+/// Never a read by itself: it needs a block, and stays on the node of that block whatever it is called.
+pub(super) fn declare(statement: &Statement<'_>) -> Verdict {
+    let verdict = Verdict::write(Reason::Cursor).with_calls(statement);
+    let options = (1..statement.len()).take_while(|&index| !statement.is_word(index, "for"));
+    let with_hold =
+        options.into_iter().any(|index| statement.is_word(index, "with") && statement.is_word(index + 1, "hold"));
+    if with_hold { verdict.with_pin(PinReason::WithHoldCursor) } else { verdict }
+}

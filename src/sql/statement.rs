@@ -1,0 +1,309 @@
+//! One statement of a text: its tokens, and ways to look at them.
+//!
+//! A text is split at semicolons outside of parentheses, as the server's grammar does it: CREATE RULE may hold some inside, and
+//! anything else that does is a syntax error of the whole text. The body of a function in standard SQL (`BEGIN ATOMIC … END`)
+//! holds some too.
+
+use std::borrow::Cow;
+
+use super::MAX_TOKENS;
+use super::hint::Hint;
+use super::lexer::{Kind, Lexer, PlainStrings, Token};
+use super::names::{BuiltIn, Catalog, FunctionRoute, Name};
+
+/// A statement's tokens, without comments and the semicolon. Tokens beyond [`MAX_TOKENS`] are dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Statement<'a> {
+    /// The whole text that the tokens point into.
+    pub(crate) text: &'a [u8],
+    /// Its tokens, the first [`MAX_TOKENS`] of them.
+    pub(crate) tokens: Vec<Token>,
+    /// Built-in functions with an effect on the session, wherever the text calls them, in order, also beyond `tokens`.
+    pub(crate) calls: Vec<FunctionRoute>,
+    /// There were more tokens.
+    pub(crate) truncated: bool,
+    /// A quote or comment in it doesn't end.
+    pub(crate) unterminated: bool,
+    /// A plain string in it holds a backslash while that escapes.
+    pub(crate) backslash_string: bool,
+}
+
+impl<'a> Statement<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Statement {
+            text,
+            tokens: Vec::new(),
+            calls: Vec::new(),
+            truncated: false,
+            unterminated: false,
+            backslash_string: false,
+        }
+    }
+
+    /// The kind of token `index`.
+    pub(crate) fn kind(&self, index: usize) -> Option<Kind> {
+        self.tokens.get(index).map(|token| token.kind)
+    }
+
+    /// Token `index` as it was written; nothing behind the end.
+    pub(crate) fn bytes(&self, index: usize) -> &'a [u8] {
+        self.tokens.get(index).map_or(b"", |token| token.bytes(self.text))
+    }
+
+    /// Whether token `index` is this unquoted word, in any letter case.
+    pub(crate) fn is_word(&self, index: usize, word: &str) -> bool {
+        self.kind(index) == Some(Kind::Word) && self.bytes(index).eq_ignore_ascii_case(word.as_bytes())
+    }
+
+    /// Whether token `index` is one of these unquoted words.
+    pub(crate) fn is_any_word(&self, index: usize, words: &[&str]) -> bool {
+        self.kind(index) == Some(Kind::Word) && words.iter().any(|word| self.bytes(index).eq_ignore_ascii_case(word.as_bytes()))
+    }
+
+    /// Whether token `index` is this punctuation.
+    pub(crate) fn is_punct(&self, index: usize, punct: u8) -> bool {
+        self.kind(index) == Some(Kind::Punct(punct))
+    }
+
+    /// Whether token `index` is this operator.
+    pub(crate) fn is_operator(&self, index: usize, operator: &str) -> bool {
+        self.kind(index) == Some(Kind::Operator) && self.bytes(index) == operator.as_bytes()
+    }
+
+    /// Whether token `index` is a word or a quoted identifier.
+    pub(crate) fn is_name(&self, index: usize) -> bool {
+        matches!(self.kind(index), Some(Kind::Word | Kind::Quoted | Kind::UnicodeQuoted))
+    }
+
+    /// Token `index` as an identifier, folded as PostgreSQL does; empty if it is none.
+    pub(crate) fn identifier(&self, index: usize) -> Cow<'a, str> {
+        match self.kind(index) {
+            Some(kind @ (Kind::Word | Kind::Quoted | Kind::UnicodeQuoted)) => identifier(kind, self.bytes(index)),
+            _ => Cow::Borrowed(""),
+        }
+    }
+
+    /// What was written from token `from` up to, not including, token `to`.
+    pub(crate) fn written(&self, from: usize, to: usize) -> Cow<'a, str> {
+        let start = self.tokens.get(from).map_or(0, |token| token.start);
+        let end = to.checked_sub(1).and_then(|last| self.tokens.get(last)).map_or(start, |token| token.end);
+        String::from_utf8_lossy(self.text.get(start..end).unwrap_or_default())
+    }
+
+    /// How many tokens there are to look at.
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The same statement from token `from` on.
+    pub(crate) fn tail(&self, from: usize) -> Statement<'a> {
+        Statement { tokens: self.tokens.get(from..).unwrap_or_default().to_vec(), ..self.clone() }
+    }
+
+    /// The same statement's tokens from `from` up to, not including, `to`.
+    pub(crate) fn slice(&self, from: usize, to: usize) -> Statement<'a> {
+        Statement { tokens: self.tokens.get(from..to).unwrap_or_default().to_vec(), ..self.clone() }
+    }
+
+    /// The index behind the parenthesis that closes the one at `open`; the end if none does.
+    pub(crate) fn behind_parenthesis(&self, open: usize) -> usize {
+        let mut depth = 0usize;
+        for index in open..self.len() {
+            if self.is_punct(index, b'(') {
+                depth += 1;
+            } else if self.is_punct(index, b')') {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return index + 1;
+                }
+            }
+        }
+        self.len()
+    }
+}
+
+/// Folds an identifier: letters of unquoted ones to lower case, quotes off from quoted ones.
+pub(crate) fn identifier(kind: Kind, bytes: &[u8]) -> Cow<'_, str> {
+    match kind {
+        Kind::Quoted | Kind::UnicodeQuoted => {
+            let inner = bytes.splitn(2, |&byte| byte == b'"').nth(1).and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(bytes);
+            let inner = String::from_utf8_lossy(inner);
+            if inner.contains("\"\"") { Cow::Owned(inner.replace("\"\"", "\"")) } else { inner }
+        }
+        _ if bytes.iter().any(u8::is_ascii_uppercase) => Cow::Owned(String::from_utf8_lossy(bytes).to_ascii_lowercase()),
+        _ => String::from_utf8_lossy(bytes),
+    }
+}
+
+/// Splits a text into its statements, one at a time, so that a long text never holds more than one statement's tokens.
+#[derive(Debug)]
+pub(crate) struct Statements<'a> {
+    text: &'a [u8],
+    lexer: Lexer<'a>,
+    /// The first hint met so far.
+    pub(crate) hint: Option<Hint>,
+    ended: bool,
+}
+
+impl<'a> Statements<'a> {
+    /// Splits `text`.
+    pub(crate) fn new(text: &'a [u8], plain_strings: PlainStrings) -> Self {
+        Statements { text, lexer: Lexer::new(text, plain_strings), hint: None, ended: false }
+    }
+}
+
+impl<'a> Iterator for Statements<'a> {
+    type Item = Statement<'a>;
+
+    /// The next statement that isn't empty.
+    fn next(&mut self) -> Option<Statement<'a>> {
+        if self.ended {
+            return None;
+        }
+        let mut statement = Statement::new(self.text);
+        let mut depth = 0usize;
+        let mut body = FunctionBody::default();
+        let mut last: [Option<Token>; 3] = [None; 3];
+        loop {
+            let Some(token) = self.lexer.next() else {
+                self.ended = true;
+                break;
+            };
+            match token.kind {
+                Kind::Hint(hint) => {
+                    self.hint = self.hint.or(Some(hint));
+                    continue;
+                }
+                Kind::Punct(b'(') => {
+                    depth += 1;
+                    note_call(&mut statement, last);
+                }
+                Kind::Punct(b')') => depth = depth.saturating_sub(1),
+                Kind::Punct(b';') if depth == 0 && !body.is_open() => {
+                    if statement.tokens.is_empty() {
+                        continue;
+                    }
+                    break;
+                }
+                Kind::Unterminated => statement.unterminated = true,
+                Kind::BackslashString => statement.backslash_string = true,
+                Kind::Word => body.word(token.bytes(self.text), statement.tokens.is_empty()),
+                _ => {}
+            }
+            if statement.tokens.len() < MAX_TOKENS {
+                statement.tokens.push(token);
+            } else {
+                statement.truncated = true;
+            }
+            last = [last[1], last[2], Some(token)];
+        }
+        (!statement.tokens.is_empty()).then_some(statement)
+    }
+}
+
+/// Notes the call of a built-in function with an effect on the session. `last` are the three tokens before a parenthesis.
+fn note_call(statement: &mut Statement<'_>, last: [Option<Token>; 3]) {
+    let [schema, dot, Some(name)] = last else { return };
+    if !matches!(name.kind, Kind::Word | Kind::Quoted) {
+        return;
+    }
+    let text = statement.text;
+    if dot.is_some_and(|token| token.kind == Kind::Punct(b'.'))
+        && !schema.is_some_and(|token| identifier(token.kind, token.bytes(text)) == "pg_catalog")
+    {
+        return;
+    }
+    let name = identifier(name.kind, name.bytes(text));
+    let route = BuiltIn.function(Name { schema: None, name: &name }, None);
+    let effective = matches!(
+        route,
+        FunctionRoute::MovesSequence
+            | FunctionRoute::AdvisorySession
+            | FunctionRoute::AdvisoryUnlock
+            | FunctionRoute::SetConfig
+            | FunctionRoute::SetSeed
+            | FunctionRoute::Pinning
+    );
+    if effective && !statement.calls.contains(&route) {
+        statement.calls.push(route);
+    }
+}
+
+/// Follows `CREATE FUNCTION … BEGIN ATOMIC …; END`, whose semicolons belong to the statement.
+#[derive(Debug, Default)]
+struct FunctionBody {
+    in_create: bool,
+    after_begin: bool,
+    depth: usize,
+}
+
+impl FunctionBody {
+    fn word(&mut self, word: &[u8], is_first: bool) {
+        if is_first {
+            self.in_create = word.eq_ignore_ascii_case(b"create");
+            return;
+        }
+        if !self.in_create {
+            return;
+        }
+        if self.after_begin && word.eq_ignore_ascii_case(b"atomic") {
+            self.depth = 1;
+        } else if self.depth > 0 && word.eq_ignore_ascii_case(b"case") {
+            self.depth += 1;
+        } else if self.depth > 0 && word.eq_ignore_ascii_case(b"end") {
+            self.depth -= 1;
+        }
+        self.after_begin = word.eq_ignore_ascii_case(b"begin");
+    }
+
+    fn is_open(&self) -> bool {
+        self.depth > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(text: &str) -> Vec<String> {
+        Statements::new(text.as_bytes(), PlainStrings::Conforming)
+            .map(|statement| statement.written(0, statement.len()).into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn texts_split_where_the_server_splits_them() {
+        let table: &[(&str, &[&str])] = &[
+            ("", &[]),
+            (";; /* ; */ ;", &[]),
+            ("select 1; select ';'", &["select 1", "select ';'"]),
+            ("create rule r as on insert to t do (select 1; select 2); select 3", &[
+                "create rule r as on insert to t do (select 1; select 2)",
+                "select 3",
+            ]),
+            ("create function f() returns int begin atomic select case when true then 1 end; select 2; end; commit", &[
+                "create function f() returns int begin atomic select case when true then 1 end; select 2; end",
+                "commit",
+            ]),
+            ("begin; select 1; end", &["begin", "select 1", "end"]),
+        ];
+        for (text, statements) in table {
+            assert_eq!(&split(text), statements, "{text}");
+        }
+    }
+
+    #[test]
+    fn identifiers_are_folded() {
+        assert_eq!(identifier(Kind::Word, b"NextVal"), "nextval");
+        assert_eq!(identifier(Kind::Quoted, b"\"a\"\"B\""), "a\"B");
+    }
+
+    #[test]
+    fn a_long_text_keeps_its_effects_but_not_its_tokens() {
+        let sql = format!("select {} set_config('a','b',false)", "1,".repeat(MAX_TOKENS));
+        let statement = Statements::new(sql.as_bytes(), PlainStrings::Conforming).next().expect("one statement");
+        assert!(statement.truncated);
+        assert_eq!(statement.calls, [FunctionRoute::SetConfig]);
+        assert_eq!(statement.len(), MAX_TOKENS);
+    }
+}

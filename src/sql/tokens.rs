@@ -1,0 +1,452 @@
+//! The first reading of what may be a read: its tokens, without a parser.
+//!
+//! Every token has to be harmless where it stands. What can't be told from tokens alone (whether `x (` is a call, or an alias with
+//! a list of columns) is left to the syntax tree as [`Findings::unresolved`].
+
+use super::SqlContext;
+use super::class::Reason;
+use super::lexer::Kind;
+use super::names::{Catalog, FunctionRoute, Name, SEQUENCE_COLUMNS};
+use super::rules::is_temporary_schema;
+use super::statement::Statement;
+
+/// What was found against a statement.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Findings {
+    /// The first reason that a hint can't overrule.
+    pub(crate) hard: Option<Reason>,
+    /// The first reason that a `standby` hint overrules.
+    pub(crate) soft: Option<Reason>,
+    /// Uses the clock.
+    pub(crate) now_sensitive: bool,
+    /// Names in front of a parenthesis that are no known function: the tree must know them as aliases.
+    pub(crate) unresolved: Vec<String>,
+}
+
+impl Findings {
+    /// Notes a reason against the statement.
+    pub(crate) fn add(&mut self, reason: Reason) {
+        let place = if reason.yields_to_hint() { &mut self.soft } else { &mut self.hard };
+        place.get_or_insert(reason);
+    }
+
+    /// The strongest reason.
+    pub(crate) fn reason(self) -> Option<Reason> {
+        self.hard.or(self.soft)
+    }
+}
+
+/// Reads all tokens of a statement that begins with SELECT, WITH, VALUES or TABLE.
+pub(crate) fn scan(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Findings {
+    let mut scan = Scan { statement, context, catalog, findings: Findings::default(), open_cases: 0 };
+    for index in 0..statement.len() {
+        scan.token(index);
+    }
+    scan.findings
+}
+
+struct Scan<'a> {
+    statement: &'a Statement<'a>,
+    context: &'a SqlContext,
+    catalog: &'a dyn Catalog,
+    findings: Findings,
+    open_cases: usize,
+}
+
+impl Scan<'_> {
+    fn token(&mut self, index: usize) {
+        let Some(kind) = self.statement.kind(index) else { return };
+        match kind {
+            Kind::Word => {
+                if !self.behind_dot(index) {
+                    self.keyword(index);
+                }
+                self.name(index);
+            }
+            Kind::Quoted => self.name(index),
+            Kind::Operator => self.operator(index, None),
+            Kind::Cast => self.cast(index + 1),
+            Kind::UnicodeQuoted
+            | Kind::BackslashString
+            | Kind::Unterminated
+            | Kind::Other
+            | Kind::Hint(_)
+            | Kind::Punct(b';') => self.findings.add(Reason::Unparsed),
+            Kind::String if super::names::literal_is_node_local(self.statement.bytes(index)) => {
+                self.findings.add(Reason::NodeLocal { name: "a named source".to_owned() });
+            }
+            Kind::String | Kind::Number | Kind::Param | Kind::Punct(_) | Kind::ColonEquals => {}
+        }
+    }
+
+    fn behind_dot(&self, index: usize) -> bool {
+        index > 0 && self.statement.is_punct(index - 1, b'.')
+    }
+
+    fn behind_word(&self, index: usize, word: &str) -> bool {
+        index > 0 && self.statement.is_word(index - 1, word)
+    }
+
+    /// Words that do something by themselves.
+    fn keyword(&mut self, index: usize) {
+        let labelled = self.behind_word(index, "as");
+        match self.statement.identifier(index).as_ref() {
+            "into" => self.findings.add(Reason::SelectInto),
+            "for" if self.statement.is_any_word(index + 1, &["update", "share", "no", "key"]) => {
+                self.findings.add(Reason::LockingClause);
+            }
+            "insert" | "update" | "delete" | "merge" if !labelled => self.findings.add(Reason::DataModifyingCte),
+            "case" if !labelled => self.open_cases += 1,
+            "end" if !labelled => match self.open_cases.checked_sub(1) {
+                Some(left) => self.open_cases = left,
+                // A bare label `END`, where the parser would stop.
+                None => self.findings.add(Reason::Unparsed),
+            },
+            // TREAT(x AS f) calls f.
+            "treat" if self.statement.is_punct(index + 1, b'(') => self.findings.add(Reason::Unparsed),
+            "current_date" | "current_time" | "current_timestamp" | "localtime" | "localtimestamp" => {
+                self.findings.now_sensitive = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Any name, quoted or not.
+    fn name(&mut self, index: usize) {
+        let name = self.statement.identifier(index);
+        if is_temporary_schema(&name) {
+            self.findings.add(Reason::TemporarySchema);
+        }
+        if self.statement.is_punct(index + 1, b'(') {
+            self.before_parenthesis(index, &name);
+            return;
+        }
+        if self.catalog.relation_is_node_local(&name) {
+            self.findings.add(Reason::NodeLocal { name: name.into_owned() });
+        } else if SEQUENCE_COLUMNS.contains(&name.as_ref()) {
+            self.findings.add(Reason::SequenceState { name: name.into_owned() });
+        } else if self.statement.kind(index + 1) == Some(Kind::String) {
+            self.before_string(index, &name);
+        }
+    }
+
+    fn before_parenthesis(&mut self, index: usize, name: &str) {
+        let unquoted = self.statement.kind(index) == Some(Kind::Word);
+        let qualified = self.behind_dot(index);
+        if unquoted && !qualified {
+            if name == "operator" {
+                return self.operator_call(index);
+            }
+            if self.behind_word(index, "tablesample") {
+                if !matches!(name, "system" | "bernoulli") {
+                    self.findings.add(Reason::UnknownFunction { name: name.to_owned() });
+                }
+                return;
+            }
+            if takes_parenthesis(name) {
+                return;
+            }
+        }
+        let schema = qualified.then(|| self.schema_before(index));
+        let called = Name { schema: schema.as_deref(), name };
+        let arguments = argument_count(self.statement, index + 1);
+        self.findings.now_sensitive |= CLOCKS.contains(&name);
+        match function_reason(called, arguments, self.context, self.catalog) {
+            None => {}
+            Some(Reason::UnknownFunction { .. }) if !qualified && self.is_type(index) => {}
+            Some(Reason::UnknownFunction { .. }) if !qualified => self.findings.unresolved.push(name.to_owned()),
+            Some(reason) => self.findings.add(reason),
+        }
+    }
+
+    fn is_type(&self, index: usize) -> bool {
+        let name = self.statement.identifier(index);
+        self.context.pg_catalog_first && self.catalog.type_is_safe(Name { schema: None, name: &name })
+    }
+
+    /// The schema in `schema.name`, where `index` is the name; empty, and so unknown, where there are more parts.
+    fn schema_before(&self, index: usize) -> String {
+        let Some(schema) = index.checked_sub(2) else { return String::new() };
+        if self.behind_dot(schema) { String::new() } else { self.statement.identifier(schema).into_owned() }
+    }
+
+    /// `name 'literal'`: a keyword, or a type.
+    fn before_string(&mut self, index: usize, name: &str) {
+        let schema = self.behind_dot(index).then(|| self.schema_before(index));
+        let unquoted = self.statement.kind(index) == Some(Kind::Word);
+        let known = schema.is_none() && unquoted && WORDS_BEFORE_STRING.contains(&name);
+        let called = Name { schema: schema.as_deref(), name };
+        if !known && !type_is_known(called, self.context, self.catalog) {
+            self.findings.add(Reason::UnknownType { name: name.to_owned() });
+        }
+    }
+
+    fn cast(&mut self, index: usize) {
+        let found = match type_name(self.statement, index) {
+            Some(found) => found,
+            None => return self.findings.add(Reason::Unparsed),
+        };
+        let called = Name { schema: found.schema.as_deref(), name: &found.name };
+        if !type_is_known(called, self.context, self.catalog) {
+            self.findings.add(Reason::UnknownType { name: found.name });
+        }
+    }
+
+    fn operator(&mut self, index: usize, schema: Option<&str>) {
+        let written = self.statement.written(index, index + 1);
+        let known = self.catalog.operator_is_safe(Name { schema, name: &written });
+        let trusted = schema.is_some() || self.context.pg_catalog_first;
+        // `=>` names an argument.
+        if !(known && trusted) && written != "=>" {
+            self.findings.add(Reason::UnknownOperator { name: written.into_owned() });
+        }
+    }
+
+    /// OPERATOR(schema.+)
+    fn operator_call(&mut self, index: usize) {
+        let schema = self.statement.identifier(index + 2);
+        let well_formed = self.statement.is_punct(index + 3, b'.')
+            && self.statement.kind(index + 4) == Some(Kind::Operator)
+            && self.statement.is_punct(index + 5, b')');
+        if well_formed {
+            self.operator(index + 4, Some(&schema));
+        } else if self.statement.kind(index + 2) != Some(Kind::Operator) {
+            self.findings.add(Reason::Unparsed);
+        }
+    }
+}
+
+/// Why a call of this function is no read.
+pub(crate) fn function_reason(
+    name: Name<'_>,
+    arguments: Option<usize>,
+    context: &SqlContext,
+    catalog: &dyn Catalog,
+) -> Option<Reason> {
+    let owned = || name.name.to_owned();
+    let route = catalog.function(name, arguments);
+    Some(match route {
+        FunctionRoute::Safe if name.schema.is_some() || context.pg_catalog_first => return None,
+        FunctionRoute::Safe | FunctionRoute::Unknown => Reason::UnknownFunction { name: owned() },
+        FunctionRoute::Writes | FunctionRoute::MovesSequence => Reason::Function { name: owned() },
+        FunctionRoute::Admin => Reason::ServerAction { name: owned() },
+        FunctionRoute::NodeLocal => Reason::NodeLocal { name: owned() },
+        FunctionRoute::RunsSql => Reason::EmbeddedSql { name: owned() },
+        FunctionRoute::AdvisorySession | FunctionRoute::AdvisoryTransaction | FunctionRoute::AdvisoryUnlock => {
+            Reason::AdvisoryLock { name: owned() }
+        }
+        FunctionRoute::Session
+        | FunctionRoute::SessionSequence
+        | FunctionRoute::SetConfig
+        | FunctionRoute::SetSeed
+        | FunctionRoute::Pinning => Reason::SessionFunction { name: owned() },
+    })
+}
+
+/// Whether a type is known to be safe. pg_catalog's types hide behind another schema's as its functions do.
+pub(crate) fn type_is_known(name: Name<'_>, context: &SqlContext, catalog: &dyn Catalog) -> bool {
+    (name.schema.is_some() || context.pg_catalog_first || GRAMMAR_TYPES.contains(&name.name)) && catalog.type_is_safe(name)
+}
+
+/// A type as it is written behind `::`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TypeName {
+    pub(crate) schema: Option<String>,
+    /// Its words, with single blanks, without modifiers and array bounds.
+    pub(crate) name: String,
+    /// The index behind it.
+    pub(crate) end: usize,
+}
+
+/// Reads a type at token `index`.
+pub(crate) fn type_name(statement: &Statement<'_>, index: usize) -> Option<TypeName> {
+    if !statement.is_name(index) || statement.kind(index) == Some(Kind::UnicodeQuoted) {
+        return None;
+    }
+    let mut found = TypeName { schema: None, name: statement.identifier(index).into_owned(), end: index + 1 };
+    if statement.is_punct(found.end, b'.') {
+        found.schema = Some(std::mem::replace(&mut found.name, statement.identifier(index + 2).into_owned()));
+        found.end = index + 3;
+        if !statement.is_name(index + 2) || statement.is_punct(found.end, b'.') {
+            return None;
+        }
+    } else if statement.kind(index) == Some(Kind::Word) {
+        further_words(statement, &mut found);
+    }
+    modifiers(statement, &mut found);
+    if found.schema.is_none() && matches!(found.name.as_str(), "time" | "timestamp") {
+        for zone in ["with", "without"] {
+            if statement.is_word(found.end, zone)
+                && statement.is_word(found.end + 1, "time")
+                && statement.is_word(found.end + 2, "zone")
+            {
+                found.name = format!("{} {zone} time zone", found.name);
+                found.end += 3;
+            }
+        }
+    }
+    if found.schema.is_none() && found.name == "interval" {
+        found.end = behind_interval_fields(statement, found.end);
+    }
+    array_bounds(statement, &mut found);
+    Some(found)
+}
+
+fn further_words(statement: &Statement<'_>, found: &mut TypeName) {
+    let pairs: &[(&str, &[&str])] = &[
+        ("double", &["precision"]),
+        ("bit", &["varying"]),
+        ("national", &["character", "char"]),
+        ("character", &["varying"]),
+        ("char", &["varying"]),
+        ("nchar", &["varying"]),
+        ("national character", &["varying"]),
+        ("national char", &["varying"]),
+    ];
+    for (first, seconds) in pairs {
+        if found.name == *first && statement.is_any_word(found.end, seconds) {
+            found.name = format!("{first} {}", statement.identifier(found.end));
+            found.end += 1;
+        }
+    }
+}
+
+/// `(10, 2)`
+fn modifiers(statement: &Statement<'_>, found: &mut TypeName) {
+    if !statement.is_punct(found.end, b'(') {
+        return;
+    }
+    let end = statement.behind_parenthesis(found.end);
+    let plain = (found.end + 1..end.saturating_sub(1)).all(|index| {
+        matches!(statement.kind(index), Some(Kind::Number | Kind::String | Kind::Word | Kind::Punct(b',')))
+            || statement.is_operator(index, "-")
+    });
+    if plain {
+        found.end = end;
+    }
+}
+
+fn array_bounds(statement: &Statement<'_>, found: &mut TypeName) {
+    if statement.is_word(found.end, "array") {
+        found.end += 1;
+    }
+    while statement.is_punct(found.end, b'[') {
+        let bound = usize::from(statement.kind(found.end + 1) == Some(Kind::Number));
+        if !statement.is_punct(found.end + 1 + bound, b']') {
+            return;
+        }
+        found.end += 2 + bound;
+    }
+}
+
+/// The index behind `YEAR TO MONTH`, `SECOND(3)` and their like.
+pub(crate) fn behind_interval_fields(statement: &Statement<'_>, from: usize) -> usize {
+    const FIELDS: &[&str] = &["year", "month", "day", "hour", "minute", "second"];
+    if !statement.is_any_word(from, FIELDS) {
+        return from;
+    }
+    let mut end = from + 1;
+    if statement.is_word(end, "to") && statement.is_any_word(end + 1, FIELDS) {
+        end += 2;
+    }
+    if statement.is_word(end - 1, "second")
+        && statement.is_punct(end, b'(')
+        && statement.kind(end + 1) == Some(Kind::Number)
+        && statement.is_punct(end + 2, b')')
+    {
+        end += 3;
+    }
+    end
+}
+
+/// The number of arguments of a call whose parenthesis is token `open`.
+fn argument_count(statement: &Statement<'_>, open: usize) -> Option<usize> {
+    let (mut depth, mut commas) = (0usize, 0usize);
+    for index in open..statement.len() {
+        match statement.kind(index)? {
+            Kind::Punct(b'(' | b'[') => depth += 1,
+            Kind::Punct(b')' | b']') => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return Some(if index == open + 1 { 0 } else { commas + 1 });
+                }
+            }
+            Kind::Punct(b',') if depth == 1 => commas += 1,
+            // An array may stand for any number of arguments.
+            Kind::Word if depth == 1 && statement.is_word(index, "variadic") => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Unquoted words of the grammar that may stand in front of a parenthesis without calling anything that has a name, or calling
+/// only what is built in.
+fn takes_parenthesis(word: &str) -> bool {
+    WORDS_BEFORE_PARENTHESIS.binary_search(&word).is_ok()
+}
+
+const WORDS_BEFORE_PARENTHESIS: &[&str] = &[
+    "all", "and", "any", "array", "as", "asymmetric", "between", "both", "by", "case", "cast", "character", "coalesce", "columns", "cross",
+    "cube", "current_time", "current_timestamp", "dec", "decimal", "default", "distinct", "else", "escape", "except", "exists", "extract",
+    "fetch", "filter", "first", "float", "for", "from", "full", "greatest", "group", "grouping", "having", "ilike", "in", "inner",
+    "intersect", "interval", "is", "isnull", "join", "lateral", "leading", "least", "left", "like", "limit", "localtime", "localtimestamp",
+    "materialized", "national", "natural", "nchar", "next", "normalize", "not", "notnull", "nullif", "numeric", "offset", "on",
+    "only", "or", "order", "outer", "over", "overlaps", "overlay", "partition", "passing", "placing", "position", "precision", "range",
+    "repeatable", "right", "rollup", "row", "rows", "select", "sets", "similar", "some", "substring", "symmetric", "table", "then",
+    "time", "timestamp", "to", "trailing", "trim", "union", "using", "values", "variadic", "varying", "when", "where", "window",
+    "xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlnamespaces", "xmlparse", "xmlpi", "xmlroot",
+    "xmlserialize", "xmltable", "zone",
+];
+
+/// Unquoted words that may stand in front of a string without being a type.
+const WORDS_BEFORE_STRING: &[&str] = &[
+    "all", "and", "as", "asymmetric", "between", "both", "by", "case", "collate", "content", "default", "delimiter", "distinct", "document",
+    "else", "escape", "except", "for", "from", "group", "having", "ilike", "in", "is", "leading", "like", "limit", "not", "offset", "on",
+    "or", "order", "passing", "path", "placing", "precision", "ref", "returning", "select", "similar", "symmetric", "then", "to",
+    "trailing", "uescape", "value", "values", "variadic", "varying", "version", "when", "where", "with", "zone",
+];
+
+/// Types that the grammar itself turns into pg_catalog's, whatever `search_path` says.
+const GRAMMAR_TYPES: &[&str] = &[
+    "bigint", "bit", "bit varying", "boolean", "char", "char varying", "character", "character varying", "dec", "decimal",
+    "double precision", "float", "int", "integer", "interval", "national char", "national char varying", "national character",
+    "national character varying", "nchar", "nchar varying", "numeric", "real", "smallint", "time", "time with time zone",
+    "time without time zone", "timestamp", "timestamp with time zone", "timestamp without time zone", "varchar",
+];
+
+/// Functions that answer with the time.
+const CLOCKS: &[&str] =
+    &["now", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "timeofday", "age"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::lexer::PlainStrings;
+    use crate::sql::statement::Statements;
+
+    #[test]
+    fn words_are_sorted() {
+        assert!(WORDS_BEFORE_PARENTHESIS.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn types_are_read_to_their_end() {
+        for (text, name, behind) in [
+            ("int", "int", ""),
+            ("numeric(10, -2) x", "numeric", "x"),
+            ("pg_catalog.int4[] x", "int4", "x"),
+            ("timestamp(3) with time zone y", "timestamp with time zone", "y"),
+            ("character varying(3)[2][] y", "character varying", "y"),
+            ("double precision y", "double precision", "y"),
+            ("interval day to second(3) y", "interval", "y"),
+            ("text[] || x", "text", "||"),
+            ("\"char\" y", "char", "y"),
+        ] {
+            let statement = Statements::new(text.as_bytes(), PlainStrings::Conforming).next().expect("one statement");
+            let found = type_name(&statement, 0).expect(text);
+            assert_eq!(found.name, name);
+            assert_eq!(statement.bytes(found.end), behind.as_bytes(), "{text}");
+        }
+    }
+}

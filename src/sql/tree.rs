@@ -1,0 +1,196 @@
+//! The second reading of what may be a read: the syntax tree that sqlparser makes of the simplified tokens.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    DataType, Expr, Function, FunctionArguments, Ident, ObjectName, Query, Select, SetExpr, Statement, TableAlias, TableFactor, Visit,
+    Visitor, XmlTableColumnOption,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
+
+use super::SqlContext;
+use super::class::Reason;
+use super::names::{Catalog, Name};
+use super::tokens::{Findings, function_reason, type_is_known};
+
+/// What the tree says.
+#[derive(Debug)]
+pub(crate) struct TreeReading {
+    /// Reasons against a read.
+    pub(crate) findings: Findings,
+    /// Names that stand in front of a list of columns.
+    pub(crate) aliases: Vec<String>,
+}
+
+/// Parses one statement to the end of its tokens. `None` if sqlparser doesn't understand all of them.
+pub(crate) fn read(tokens: Vec<Token>, context: &SqlContext, catalog: &dyn Catalog) -> Option<TreeReading> {
+    let dialect = PostgreSqlDialect {};
+    let mut parser = Parser::new(&dialect).with_tokens(tokens);
+    let statement = parser.parse_statement().ok()?;
+    if parser.peek_token_ref().token != Token::EOF {
+        return None;
+    }
+    let mut walk = Walk { context, catalog, findings: Findings::default(), aliases: Vec::new() };
+    let ControlFlow::Continue(()) = statement.visit(&mut walk);
+    Some(TreeReading { findings: walk.findings, aliases: walk.aliases })
+}
+
+struct Walk<'a> {
+    context: &'a SqlContext,
+    catalog: &'a dyn Catalog,
+    findings: Findings,
+    aliases: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn call(&mut self, name: &ObjectName, arguments: Option<usize>) {
+        let parts: Option<Vec<String>> = name.0.iter().map(|part| part.as_ident().map(folded)).collect();
+        let reason = match parts.as_deref() {
+            Some([name]) if is_expression_keyword(name) => None,
+            Some([name]) => function_reason(Name { schema: None, name }, arguments, self.context, self.catalog),
+            Some([schema, name]) => function_reason(Name { schema: Some(schema), name }, arguments, self.context, self.catalog),
+            _ => Some(Reason::UnknownFunction { name: name.to_string() }),
+        };
+        if let Some(reason) = reason {
+            self.findings.add(reason);
+        }
+    }
+
+    fn function(&mut self, function: &Function) {
+        let arguments = match &function.args {
+            FunctionArguments::List(list) => Some(list.args.len()),
+            FunctionArguments::None | FunctionArguments::Subquery(_) => None,
+        };
+        self.call(&function.name, arguments);
+    }
+
+    fn data_type(&mut self, data_type: &DataType) {
+        let written = data_type.to_string();
+        if !self.type_is_known(&written) {
+            self.findings.add(Reason::UnknownType { name: written });
+        }
+    }
+
+    /// A type as sqlparser writes it: `TIMESTAMP(3) WITH TIME ZONE`, `pg_catalog.int4[]`, `"char"`.
+    fn type_is_known(&self, written: &str) -> bool {
+        let mut name = written.to_ascii_lowercase();
+        while let (Some(open), Some(close)) = (name.find('('), name.find(')')) {
+            if close < open {
+                return false;
+            }
+            name.replace_range(open..=close, "");
+        }
+        let name = name.split('[').next().unwrap_or_default().trim();
+        let (schema, name) = match name.split_once('.') {
+            Some((schema, name)) => (Some(schema.trim_matches('"')), name),
+            None => (None, name),
+        };
+        type_is_known(Name { schema, name: name.trim_matches('"') }, self.context, self.catalog)
+    }
+
+    fn alias(&mut self, alias: Option<&TableAlias>) {
+        let Some(alias) = alias else { return };
+        if !alias.columns.is_empty() {
+            self.aliases.push(folded(&alias.name));
+        }
+        for column in &alias.columns {
+            if let Some(data_type) = &column.data_type {
+                self.data_type(data_type);
+            }
+        }
+    }
+}
+
+fn folded(ident: &Ident) -> String {
+    match ident.quote_style {
+        None => ident.value.to_ascii_lowercase(),
+        Some(_) => ident.value.clone(),
+    }
+}
+
+/// What the grammar knows by itself and sqlparser takes for a function.
+fn is_expression_keyword(name: &str) -> bool {
+    [
+        "coalesce", "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "extract", "greatest",
+        "grouping", "least", "localtime", "localtimestamp", "normalize", "nullif", "overlay", "position", "row", "session_user", "substring",
+        "trim", "user", "xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot",
+    ]
+    .contains(&name)
+}
+
+impl Visitor for Walk<'_> {
+    type Break = std::convert::Infallible;
+
+    fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<Self::Break> {
+        if !matches!(statement, Statement::Query(_)) {
+            self.findings.add(Reason::DataModifyingCte);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
+        if !query.locks.is_empty() {
+            self.findings.add(Reason::LockingClause);
+        }
+        if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() || !query.pipe_operators.is_empty() {
+            self.findings.add(Reason::Unparsed);
+        }
+        if matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
+            self.findings.add(Reason::DataModifyingCte);
+        }
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.alias(Some(&cte.alias));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Self::Break> {
+        if select.into.is_some() {
+            self.findings.add(Reason::SelectInto);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Self::Break> {
+        match factor {
+            TableFactor::Table { name, alias, args, .. } => {
+                if let Some(args) = args {
+                    self.call(name, Some(args.args.len()));
+                }
+                self.alias(alias.as_ref());
+            }
+            TableFactor::Function { name, args, alias, .. } => {
+                self.call(name, Some(args.len()));
+                self.alias(alias.as_ref());
+            }
+            TableFactor::Derived { alias, .. }
+            | TableFactor::TableFunction { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::NestedJoin { alias, .. } => self.alias(alias.as_ref()),
+            TableFactor::XmlTable { columns, alias, .. } => {
+                for column in columns {
+                    if let XmlTableColumnOption::NamedInfo { r#type, .. } = &column.option {
+                        self.data_type(r#type);
+                    }
+                }
+                self.alias(alias.as_ref());
+            }
+            // What other databases have.
+            _ => self.findings.add(Reason::Unparsed),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
+        match expr {
+            Expr::Function(function) => self.function(function),
+            Expr::Cast { data_type, .. } => self.data_type(data_type),
+            Expr::TypedString(typed) => self.data_type(&typed.data_type),
+            Expr::Convert { .. } => self.findings.add(Reason::Unparsed),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
