@@ -4,4 +4,8 @@
 //! bytes. pgwire's message types serve start-up, authentication and the proxy's own replies.
 //! Manual: "Frontend/Backend Protocol", chapter 55.
 
+pub mod error_response;
+pub mod sqlstate;
+pub mod startup;
 pub mod stream;
+pub mod tls;
