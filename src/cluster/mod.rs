@@ -9,8 +9,11 @@
 //! The tasks are spawned with [`tokio::spawn`] on the runtime that calls [`Cluster::start`] and end with the last [`Cluster`].
 //! A [`Cluster`] can be used from any thread and any runtime.
 
+pub mod election;
+pub mod freshness;
 pub mod lsn;
 pub mod node;
+pub mod node_view;
 pub mod reading;
 pub mod routing_table;
 pub mod serving;
