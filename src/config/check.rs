@@ -383,11 +383,10 @@ fn admin(reader: &mut Reader<'_>) -> Admin {
             http: addresses.first().copied(),
         },
         Some(Err(unfit)) => {
-            let suggestion = unfit
-                .suggestion
-                .clone()
-                .unwrap_or_else(|| "write \"off\" to serve none".to_owned());
-            reader.refuse(KEY, unfit.suggest(suggestion));
+            reader.refuse(
+                KEY,
+                unfit.suggest("write it like \"127.0.0.1:9432\", or \"off\" to serve none"),
+            );
             Admin { http: None }
         }
         None => Admin { http: None },

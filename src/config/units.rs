@@ -75,6 +75,9 @@ pub(super) fn parse_address(text: &str) -> Result<NodeAddress, Unfit> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return Err(unfit("has no port").suggest(format!("did you mean \"[{text}]:5432\"?")));
     }
+    if text.parse::<u16>().is_ok() {
+        return Err(unfit("has no host").suggest(format!("did you mean \"127.0.0.1:{text}\"?")));
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(unfit("has no port").suggest(format!("did you mean \"{text}:5432\"?")));
     };
@@ -185,6 +188,7 @@ mod tests {
     fn what_is_no_address_is_refused_with_what_to_write() {
         for (text, suggestion) in [
             ("db1", "did you mean \"db1:5432\"?"),
+            ("5432", "did you mean \"127.0.0.1:5432\"?"),
             ("::1", "did you mean \"[::1]:5432\"?"),
             ("db1:", "write it like"),
             ("db1:65536", "write it like"),
