@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgsluice::config::{
     AuthMethod, Config, ConfigErrors, Consistency, Environment, ListenTls, NodeAddress, Overrides, Place, PoolMode,
-    Promote, ReadFromPrimary, Secret, SslMode, check_config,
+    Promote, ReadFromPrimary, Secret, SslMode, check_config, keys,
 };
 
 const NODES: &str = "cluster.nodes = [\"127.0.0.1:15432\"]\n";
@@ -356,7 +356,7 @@ fn a_mistake_is_told_with_its_line_and_what_to_write() {
         ),
         (
             "monitor.idle_interval = \"100ms\"",
-            "p.toml:2:9: monitor.idle_interval: idle_interval must not be shorter than interval, 250ms",
+            "p.toml:2:9: monitor.idle_interval: must not be shorter than monitor.interval, 250ms",
         ),
         (
             "listen.addresses = [\"127.0.0.1:15432\"]",
@@ -600,4 +600,30 @@ fn check_config_exits_with_0_or_2() {
     let (text, code) = check_config(&path, &Overrides::default());
     assert_eq!(code, 0, "{text}");
     assert!(text.ends_with("p.toml: ok: listens on 127.0.0.1:5432 (trust), nodes 127.0.0.1:15432, transaction pools of 20, read_your_writes reads up to 10s of lag"), "{text}");
+}
+
+#[test]
+fn the_idle_interval_follows_a_longer_interval() {
+    let config = parse(&format!("{NODES}monitor.interval = \"8s\"")).unwrap();
+    assert_eq!(config.monitor.idle_interval, Duration::from_secs(8));
+}
+
+/// A key that is in the table but never read would be taken, and ignored.
+#[test]
+fn every_key_of_the_table_is_read() {
+    const DATE: &str = "1979-05-27";
+    for key in keys::KEYS {
+        let text = match key.path.strip_prefix("cluster.node.") {
+            Some("address") => format!("[[cluster.node]]\naddress = {DATE}"),
+            Some(name) => format!("[[cluster.node]]\naddress = \"a:1\"\n{name} = {DATE}"),
+            None if key.path == "cluster.nodes" => format!("cluster.nodes = {DATE}"),
+            None => format!("{NODES}{} = {DATE}", key.path),
+        };
+        let errors = parse(&text).expect_err(key.path);
+        assert!(
+            errors.problems().iter().any(|problem| problem.key == key.path),
+            "{}: {errors}",
+            key.path
+        );
+    }
 }

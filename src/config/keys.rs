@@ -124,7 +124,7 @@ keys! {
     "monitor.timeout": Span(Duration::from_millis(10), HOUR), Is("1s"),
         "A node whose answer takes longer counts as unreachable.";
     "monitor.idle_interval": Span(Duration::from_millis(10), HOUR), Is("5s"),
-        "The interval while no client sends anything.";
+        "The interval while no client sends anything; at least `interval`.";
 
     "auth.method": Choice {
         names: AuthMethod::NAMES,
@@ -157,11 +157,11 @@ keys! {
     "routing.max_lag": Span(MS, YEAR), Is("10s"),
         "A standby that lags further gets no reads.";
     "routing.wait_for_standby": Span(Duration::ZERO, HOUR), Is("0ms"),
-        "How long a read waits for a standby to catch up before it goes to the primary. Only `0ms` is supported yet.";
+        "How long a read waits for a standby to catch up before it goes to the primary. Only `0ms` is supported so far.";
     "routing.read_from_primary": Choice { names: ReadFromPrimary::NAMES, not_yet: &[] }, Is("fallback"),
         "Whether the primary takes reads: never, when no standby is fit, or also when some are.";
     "routing.defer_begin": Flag, Is("false"),
-        "Start plain transactions on a standby and move them at their first write. Only `false` is supported yet.";
+        "Start plain transactions on a standby and move them at their first write. Only `false` is supported so far.";
     "routing.balancer": Choice { names: &["power_of_two_choices"], not_yet: &[] }, Is("power_of_two_choices"),
         "How one of several fit standbys is chosen.";
 

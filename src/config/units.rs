@@ -55,7 +55,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     let unit = UNITS
         .iter()
-        .find(|(name, unit)| *name != "m" && micros > 0 && micros % u128::from(*unit) == 0);
+        .find(|(name, unit)| *name != "m" && micros > 0 && micros.is_multiple_of(u128::from(*unit)));
     match unit {
         Some((name, unit)) => format!("{}{name}", micros / u128::from(*unit)),
         None => "0s".to_owned(),
