@@ -40,7 +40,7 @@ const MAX_CONNECTIONS: usize = 128;
 /// Request line and headers together. hyper takes no less.
 const MAX_HEADER_BYTES: usize = 8192;
 /// From the first moment of waiting for a request to the end of its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this a connection ends with its current answer. Browsers and scrapers open another.
 const CONNECTION_AGE: Duration = Duration::from_secs(60);
 /// Then, and at shutdown, how long that answer may still take.

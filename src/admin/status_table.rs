@@ -62,7 +62,7 @@ fn warnings(status: &Status) -> Vec<&'static str> {
 }
 
 fn nodes_table(nodes: &[NodeStatus]) -> String {
-    const HEADER: [&str; 10] = [
+    const HEADER: [&str; 11] = [
         "NODE",
         "ROLE",
         "SERVES",
@@ -71,6 +71,7 @@ fn nodes_table(nodes: &[NodeStatus]) -> String {
         "WAL",
         ">CONNS",
         ">READS",
+        ">SHARE",
         ">WRITES",
         "WHY",
     ];
@@ -87,11 +88,8 @@ fn nodes_table(nodes: &[NodeStatus]) -> String {
                 node.connections.active,
                 node.connections.active + node.connections.idle
             ),
-            format!(
-                "{} {:>4}",
-                short_count(node.statements_read),
-                percent(node.share_of_reads)
-            ),
+            short_count(node.statements_read),
+            percent(node.share_of_reads),
             short_count(node.statements_write),
             why(node),
         ]
@@ -283,9 +281,9 @@ mod tests {
 pgsluice 0.1.0 on 127.0.0.1:5432, up 1h02m: primary alpha, timeline 2, epoch 3, 0 failovers
 12 clients of 10000: 3 active (0 pinned), 8 idle, 1 waiting, 0 logging in; 0 statements held
 
-NODE                   ROLE     SERVES           LAG  TIMELINE  WAL        CONNS      READS  WRITES  WHY
-alpha                  primary  yes              0ms         2  0/3000148    1/5    0    0%   41.0k  primary
-beta-with-a-long-name  standby  no      12.3s 3.0MiB         -  -            0/0  900  100%       0  lags behind max_lag (terminating connection [2J)
+NODE                   ROLE     SERVES           LAG  TIMELINE  WAL        CONNS  READS  SHARE  WRITES  WHY
+alpha                  primary  yes              0ms         2  0/3000148    1/5      0     0%   41.0k  primary
+beta-with-a-long-name  standby  no      12.3s 3.0MiB         -  -            0/0    900   100%       0  lags behind max_lag (terminating connection [2J)
 ";
         assert_eq!(render(&two_nodes()), expected);
     }

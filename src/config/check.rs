@@ -252,27 +252,25 @@ fn first_line(first: &Place) -> String {
 }
 
 fn monitor(reader: &mut Reader<'_>) -> Monitor {
-    let monitor = Monitor {
+    const IDLE: &str = "monitor.idle_interval";
+    let interval = reader.duration("monitor.interval");
+    let idle_interval = reader.duration(IDLE);
+    if reader.has(IDLE) && idle_interval < interval {
+        let interval = show_duration(interval);
+        reader.refuse(
+            IDLE,
+            Unfit::new(format!("must not be shorter than monitor.interval, {interval}")),
+        );
+    }
+    Monitor {
         user: reader.text("monitor.user").unwrap_or_default(),
         password: monitor_password(reader),
         database: reader.text("monitor.database").unwrap_or_default(),
-        interval: reader.duration("monitor.interval"),
+        interval,
         timeout: reader.duration("monitor.timeout"),
-        idle_interval: reader.duration("monitor.idle_interval"),
-    };
-    if monitor.idle_interval < monitor.interval {
-        let interval = show_duration(monitor.interval);
-        let key = if reader.has("monitor.idle_interval") {
-            "monitor.idle_interval"
-        } else {
-            "monitor.interval"
-        };
-        reader.refuse(
-            key,
-            Unfit::new(format!("idle_interval must not be shorter than interval, {interval}")),
-        );
+        // The default gives way to an interval that is longer.
+        idle_interval: idle_interval.max(interval),
     }
-    monitor
 }
 
 fn monitor_password(reader: &mut Reader<'_>) -> Option<Secret> {
@@ -357,7 +355,10 @@ fn failover(reader: &mut Reader<'_>, nodes: &[NodeConfig]) -> Failover {
     const CANDIDATE: &str = "failover.candidate";
     let candidate = reader.text(CANDIDATE);
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-    if let Some(name) = candidate.as_deref().filter(|name| !names.contains(name)) {
+    if let Some(name) = candidate
+        .as_deref()
+        .filter(|name| !names.is_empty() && !names.contains(name))
+    {
         let unfit = Unfit::new(format!("no node is called {name:?}"));
         let suggestion = match nearest(name, names.iter().copied()) {
             Some(near) => format!("did you mean \"{near}\"?"),
@@ -383,11 +384,10 @@ fn admin(reader: &mut Reader<'_>) -> Admin {
             http: addresses.first().copied(),
         },
         Some(Err(unfit)) => {
-            let suggestion = unfit
-                .suggestion
-                .clone()
-                .unwrap_or_else(|| "write \"off\" to serve none".to_owned());
-            reader.refuse(KEY, unfit.suggest(suggestion));
+            reader.refuse(
+                KEY,
+                unfit.suggest("write it like \"127.0.0.1:9432\", or \"off\" to serve none"),
+            );
             Admin { http: None }
         }
         None => Admin { http: None },

@@ -79,16 +79,13 @@ impl fmt::Display for Value {
 }
 
 impl Document {
-    /// Takes the text apart. `name` is what places are told with. Syntax errors are all that is reported then: whatever
-    /// else seems wrong in such a file may only follow from them.
-    pub(super) fn parse(text: &str, name: &str) -> Result<Document, Vec<Problem>> {
+    /// Takes the text apart. `name` is what places are told with. Of syntax errors only the first is told: an open bracket
+    /// makes an error of every line that follows.
+    pub(super) fn parse(text: &str, name: &str) -> Result<Document, Problem> {
         let walk = Walk {
             lines: Lines::new(text, name.into()),
         };
-        let (table, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            return Err(errors.iter().map(|error| walk.syntax_problem(error)).collect());
-        }
+        let table = DeTable::parse(text).map_err(|error| walk.syntax_problem(&error))?;
         let mut document = Document::empty(name);
         walk.table("", table.get_ref(), &mut document);
         Ok(document)

@@ -124,11 +124,11 @@ keys! {
     "monitor.timeout": Span(Duration::from_millis(10), HOUR), Is("1s"),
         "A node whose answer takes longer counts as unreachable.";
     "monitor.idle_interval": Span(Duration::from_millis(10), HOUR), Is("5s"),
-        "The interval while no client sends anything.";
+        "The interval while no client sends anything; at least `interval`.";
 
     "auth.method": Choice {
         names: AuthMethod::NAMES,
-        not_yet: &[("cert", "client certificates don't log in yet"), ("hba", "pg_hba.conf files are not read yet")],
+        not_yet: &[("cert", "client certificates don't log in"), ("hba", "pg_hba.conf files are not read")],
     }, Means("`trust` if only this machine can connect, otherwise needed"),
         "How clients prove who they are.";
     "auth.users": File, Means("none; needed for `scram-sha-256` and `md5`"),
@@ -136,7 +136,7 @@ keys! {
 
     "pool.mode": Choice {
         names: PoolMode::NAMES,
-        not_yet: &[("statement", "connections don't change hands inside of a transaction yet")],
+        not_yet: &[("statement", "connections don't change hands inside of a transaction")],
     }, Is("transaction"),
         "When a server connection goes back: at the end of each transaction, or when the client leaves.";
     "pool.size": Count(1, 100_000), Is("20"),
@@ -157,11 +157,11 @@ keys! {
     "routing.max_lag": Span(MS, YEAR), Is("10s"),
         "A standby that lags further gets no reads.";
     "routing.wait_for_standby": Span(Duration::ZERO, HOUR), Is("0ms"),
-        "How long a read waits for a standby to catch up before it goes to the primary. Only `0ms` is supported yet.";
+        "How long a read waits for a standby to catch up before it goes to the primary. Only `0ms` is supported so far.";
     "routing.read_from_primary": Choice { names: ReadFromPrimary::NAMES, not_yet: &[] }, Is("fallback"),
         "Whether the primary takes reads: never, when no standby is fit, or also when some are.";
     "routing.defer_begin": Flag, Is("false"),
-        "Start plain transactions on a standby and move them at their first write. Only `false` is supported yet.";
+        "Start plain transactions on a standby and move them at their first write. Only `false` is supported so far.";
     "routing.balancer": Choice { names: &["power_of_two_choices"], not_yet: &[] }, Is("power_of_two_choices"),
         "How one of several fit standbys is chosen.";
 
@@ -182,9 +182,9 @@ keys! {
 
 /// Keys that the manual's readers may expect, and why they are refused.
 pub(super) const NOT_YET: &[(&str, &str)] = &[
-    ("admin.users", "the admin console is not supported yet"),
-    ("auth.auth_query", "users are only read from a file yet"),
-    ("cluster.node.zone", "zones are not supported yet"),
+    ("admin.users", "there is no admin console"),
+    ("auth.auth_query", "users are read from a file"),
+    ("cluster.node.zone", "reads are not placed by zone"),
 ];
 
 /// The key with this path.
@@ -238,7 +238,7 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>)
         .map(|(_, candidate)| candidate)
 }
 
-/// `a`, `b` or `c`, for a message.
+/// `a`, `b`, `c`: for a message.
 pub(super) fn quoted(names: &[&str]) -> String {
     names
         .iter()

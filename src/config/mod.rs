@@ -61,7 +61,8 @@ impl Config {
     /// Checks a file's text. `source_name` is the file's path: problems are told with it, and relative paths start from its
     /// folder.
     pub fn parse(text: &str, source_name: &str, overrides: &Overrides) -> Result<Config, ConfigErrors> {
-        let mut document = file::Document::parse(text, source_name).map_err(ConfigErrors::new)?;
+        let mut document =
+            file::Document::parse(text, source_name).map_err(|problem| ConfigErrors::new(vec![problem]))?;
         document.apply(overrides);
         check::check(document, Path::new(source_name).parent().unwrap_or(Path::new("")))
     }

@@ -55,7 +55,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     let unit = UNITS
         .iter()
-        .find(|(name, unit)| *name != "m" && micros > 0 && micros % u128::from(*unit) == 0);
+        .find(|(name, unit)| *name != "m" && micros > 0 && micros.is_multiple_of(u128::from(*unit)));
     match unit {
         Some((name, unit)) => format!("{}{name}", micros / u128::from(*unit)),
         None => "0s".to_owned(),
@@ -74,6 +74,9 @@ pub(super) fn parse_address(text: &str) -> Result<NodeAddress, Unfit> {
     }
     if text.parse::<Ipv6Addr>().is_ok() {
         return Err(unfit("has no port").suggest(format!("did you mean \"[{text}]:5432\"?")));
+    }
+    if text.parse::<u16>().is_ok() {
+        return Err(unfit("has no host").suggest(format!("did you mean \"127.0.0.1:{text}\"?")));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(unfit("has no port").suggest(format!("did you mean \"{text}:5432\"?")));
@@ -185,6 +188,7 @@ mod tests {
     fn what_is_no_address_is_refused_with_what_to_write() {
         for (text, suggestion) in [
             ("db1", "did you mean \"db1:5432\"?"),
+            ("5432", "did you mean \"127.0.0.1:5432\"?"),
             ("::1", "did you mean \"[::1]:5432\"?"),
             ("db1:", "write it like"),
             ("db1:65536", "write it like"),
