@@ -1,17 +1,215 @@
 //! The command line, to one call in the library.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
-use pgsluice::lab;
+use clap::{Args, Parser, Subcommand};
+use pgsluice::admin::status_command::{self, Format};
+use pgsluice::config::{self, Config, Overrides};
+use pgsluice::{lab, proxy, sql};
 
-#[derive(Parser)]
+/// A PostgreSQL proxy: writes to the primary, reads over the standbys, through promotions
+#[derive(Debug, Parser)]
+#[command(name = "pgsluice", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// A replicated cluster on this machine
+    /// Run the proxy
+    Serve(ServeArgs),
+    /// Check a configuration file: exit status 0, or 2 with every problem's key, line and a suggestion
+    CheckConfig {
+        /// The file
+        file: PathBuf,
+    },
+    /// Tell what a statement is, what it does to its session, and why
+    Explain(ExplainArgs),
+    /// Show the nodes of a running proxy
+    Status(StatusArgs),
+    /// Build a replicated cluster on this machine, and play with it
     Lab(lab::LabCommand),
 }
 
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// The configuration file; without one, flags and PGSLUICE_* variables suffice
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// An address to listen on, instead of the file's
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// A node of the cluster, instead of the file's
+    #[arg(long, value_name = "HOST:PORT")]
+    node: Vec<String>,
+    /// The log as JSON, a line each
+    #[arg(long)]
+    log_json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Read {"sql": "…"} lines from standard input, and print a JSON line for each
+    #[arg(long)]
+    batch: bool,
+    /// The statement; without it, all of standard input
+    sql: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Where the proxy's admin server is
+    #[arg(long, default_value = "http://127.0.0.1:9432")]
+    url: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Show it again each second, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
 fn main() -> ExitCode {
-    match Command::parse() {
+    match Cli::parse().command {
+        Command::Serve(args) => serve(args),
+        Command::CheckConfig { file } => check_config(&file),
+        Command::Explain(args) => explain(&args),
+        Command::Status(args) => status(&args),
         Command::Lab(command) => lab::run(command),
+    }
+}
+
+fn serve(args: ServeArgs) -> ExitCode {
+    log_to_stderr(args.log_json);
+    let overrides = Overrides::with_process_environment(args.listen, args.node);
+    let read = move || match &args.config {
+        Some(path) => Config::load(path, &overrides),
+        None => Config::from_overrides(&overrides),
+    };
+    let config = match read() {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    let reread = Box::new(move || read().map_err(|errors| errors.to_string()));
+    match proxy::run(config, reread) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `PGSLUICE_LOG` holds tracing's directives, such as `debug` or `pgsluice::cluster=debug`.
+fn log_to_stderr(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PGSLUICE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    if json {
+        log.json().init();
+    } else {
+        use std::io::IsTerminal;
+        log.with_ansi(io::stderr().is_terminal()).init();
+    }
+}
+
+fn check_config(file: &std::path::Path) -> ExitCode {
+    let (text, code) = config::check_config(file, &Overrides::default());
+    if code == 0 {
+        println!("{text}");
+    } else {
+        eprintln!("{text}");
+    }
+    ExitCode::from(u8::try_from(code).unwrap_or(2))
+}
+
+fn explain(args: &ExplainArgs) -> ExitCode {
+    let done = match (args.batch, &args.sql) {
+        (true, _) => explain_batch(),
+        (false, Some(sql)) => explain_one(sql, args.json),
+        (false, None) => io::read_to_string(io::stdin()).and_then(|sql| explain_one(&sql, args.json)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe may have seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn explain_batch() -> io::Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        sql: String,
+    }
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for (number, line) in io::stdin().lock().lines().enumerate() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let line: Line = serde_json::from_str(&line)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("line {}: {error}", number + 1)))?;
+        writeln!(out, "{}", sql::explain_json(&line.sql))?;
+    }
+    out.flush()
+}
+
+fn explain_one(sql: &str, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        return writeln!(out, "{}", sql::explain_json(sql));
+    }
+    let class = sql::classify(sql.as_bytes(), &sql::SqlContext::default());
+    let place = match (class.hint, class.access) {
+        (Some(sql::Hint::Primary), _) => "the primary, as its hint asks",
+        (Some(sql::Hint::Standby), sql::Access::Write) if class.standby_by_hint => "a standby, as its hint asks",
+        (_, sql::Access::Read) => "a standby that is fresh enough, else the primary",
+        (_, sql::Access::Write) => "the primary",
+    };
+    writeln!(out, "class:   {}", class.access.as_str())?;
+    writeln!(out, "because: {}", class.reason)?;
+    if !class.effects.is_empty() {
+        let effects: Vec<String> = class.effects.iter().map(ToString::to_string).collect();
+        writeln!(out, "effects: {}", effects.join(", "))?;
+    }
+    writeln!(out, "goes to: {place}")
+}
+
+fn status(args: &StatusArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let format = if args.json { Format::Json } else { Format::Table };
+    let done = runtime.block_on(async {
+        if args.watch {
+            status_command::watch(&args.url, Duration::from_secs(1)).await.map_err(|error| error.to_string())
+        } else {
+            status_command::show(&args.url, format, &mut io::stdout()).await.map_err(|error| error.to_string())
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

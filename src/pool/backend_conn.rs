@@ -165,6 +165,18 @@ impl BackendConn {
     /// # Errors
     /// As [`BackendConn::apply_settings`].
     pub async fn run(&mut self, sql: &[u8]) -> Result<Vec<(String, String)>, ConnError> {
+        self.run_until(sql, TransactionStatus::Idle).await
+    }
+
+    /// Begins a transaction block with `sql`, on the proxy's own account.
+    ///
+    /// # Errors
+    /// As [`BackendConn::run`].
+    pub async fn begin(&mut self, sql: &[u8]) -> Result<(), ConnError> {
+        self.run_until(sql, TransactionStatus::InBlock).await.map(drop)
+    }
+
+    async fn run_until(&mut self, sql: &[u8], want: TransactionStatus) -> Result<Vec<(String, String)>, ConnError> {
         let mut request = Vec::with_capacity(sql.len() + 6);
         frontend::put_query(&mut request, sql);
         self.stream.write_all(&request).await?;
@@ -195,7 +207,7 @@ impl BackendConn {
                             }
                             b'Z' => {
                                 return match (refused, TransactionStatus::parse(body)) {
-                                    (None, Some(TransactionStatus::Idle)) => Ok(reported),
+                                    (None, Some(status)) if status == want => Ok(reported),
                                     (Some((code, message)), Some(TransactionStatus::Idle)) => {
                                         Err(ConnError::Refused { code, message })
                                     }

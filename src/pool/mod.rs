@@ -13,9 +13,9 @@ mod pools;
 mod prepared;
 mod settings;
 
-pub use backend_conn::BackendConn;
+pub use backend_conn::{BackendConn, ConnError};
 pub use node_link::NodeLink;
 pub use pool::{CheckoutError, Lease, Pool, Purpose};
-pub use pools::{Login, Pools, PrincipalPools, Welcome};
+pub use pools::{Login, Pools, PrincipalPools, REAP_INTERVAL, Welcome};
 pub use prepared::{Prepared, PreparedRegistry, PreparedSet};
 pub use settings::{SettingValue, Settings};

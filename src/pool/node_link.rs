@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::cluster::NodeId;
 use crate::config::NodeAddress;
+use crate::sql::Access;
 
 /// One node, as the pools see it.
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub struct NodeLink {
     pub address: NodeAddress,
     /// Connections open to it, over all pools.
     open: AtomicUsize,
+    /// Reads and writes that it was sent.
+    reads: AtomicU64,
+    writes: AtomicU64,
     /// Statements that run on it now.
     in_flight: AtomicU32,
     /// Peak-sensitive moving average of the time to the first byte of an answer, µs.
@@ -43,6 +47,8 @@ impl NodeLink {
             id,
             address,
             open: AtomicUsize::new(0),
+            reads: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             latency_us: AtomicU32::new(0),
             generation: AtomicU64::new(0),
@@ -99,8 +105,17 @@ impl NodeLink {
         Duration::from_micros(u64::from(self.latency_us.load(Ordering::Relaxed)))
     }
 
-    /// A statement was sent to it.
-    pub fn started(&self) {
+    /// Reads and writes that it was sent since the start.
+    pub fn statements(&self) -> (u64, u64) {
+        (self.reads.load(Ordering::Relaxed), self.writes.load(Ordering::Relaxed))
+    }
+
+    /// `count` statements were sent to it, together.
+    pub fn started(&self, access: Access, count: u64) {
+        match access {
+            Access::Read => self.reads.fetch_add(count, Ordering::Relaxed),
+            Access::Write => self.writes.fetch_add(count, Ordering::Relaxed),
+        };
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 

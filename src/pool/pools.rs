@@ -11,7 +11,7 @@ use super::node_link::NodeLink;
 use super::pool::Pool;
 use super::prepared::PreparedRegistry;
 use super::settings::Settings;
-use crate::auth::NodeSecret;
+use crate::auth::secret::NodeSecret;
 use crate::cluster::NodeId;
 use crate::config;
 use crate::wire::tls::NodeTlsConnector;

@@ -15,13 +15,13 @@ use super::aborted;
 use super::cancel::{Registered, ServerProcess};
 use super::control::Order;
 use super::error::SessionError;
-use super::exchange::{Answer, Exchange, Outcome, Parties};
+use super::exchange::{Answer, Exchange, Left, Outcome, Parties};
 use super::inbox::{Inbox, poll_read};
 use super::login::{Told, farewell};
 use super::phase::{Attached, Block, Phase, Pins};
 pub use super::placing::{Placed, Placing};
 use super::plan::{Danger, Plan, begins_on_standby, plan};
-use super::request::{FrameAt, Gathered, Tail, Unit, gather};
+use super::request::{FrameAt, Gathered, Unit, gather};
 use super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
 use super::settle;
 use super::statements::Statements;
@@ -34,10 +34,9 @@ use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::{Access, Effect, PinReason, SqlContext};
 use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status, put_parameter_status, put_ready};
-use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
+use crate::wire::error_response::ErrorView;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
-use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
 
 /// One logged-in client.
@@ -358,7 +357,7 @@ impl ClientSession {
             .map_err(|violation| End::Fatal(SessionError::Protocol(violation.0)))?;
         self.worker.shared.cluster.note_statement();
         if let Some(error) = settle::refused_setting(&plan.effects) {
-            return self.report(error, &plan, &unit).await;
+            return self.report(error, &plan, &unit.frames).await;
         }
         match &self.phase {
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
@@ -403,7 +402,7 @@ impl ClientSession {
             let placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings).await;
             let Placed { lease, route, reported } = match placed {
                 Ok(placed) => placed,
-                Err(error) => return self.report_plan(error, plan, frames).await,
+                Err(error) => return self.report(error, plan, frames).await,
             };
             self.tell(reported).await?;
             worker.shared.counters.decided(route.target, route.reason);
@@ -431,7 +430,7 @@ impl ClientSession {
                     }
                     attached.lease.check_in(Instant::now());
                 }
-                Outcome::NodeLost { farewell, forwarded, owed } => {
+                Outcome::NodeLost { farewell, forwarded, left } => {
                     worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                     drop(attached);
                     let progress = if forwarded { Progress::ForwardedToClient } else { Progress::SentToNode };
@@ -443,7 +442,7 @@ impl ClientSession {
                         NextStep::Forward => return Err(End::Left),
                         NextStep::Report(verdict) => {
                             let verdict = if plan.begins { Verdict::CertainlyNotCommitted } else { verdict };
-                            return self.report_loss(plan, frames, route, verdict, owed, TransactionStatus::Idle).await;
+                            return self.report_loss(plan, route, verdict, left, TransactionStatus::Idle).await;
                         }
                     }
                 }
@@ -482,7 +481,7 @@ impl ClientSession {
             secret: Arc::clone(&conn.secret),
         });
         worker.shared.counters.sent(conn.node, attempt.target, plan.access, u64::from(plan.ready.max(1)));
-        link.started();
+        link.started(plan.access, u64::from(plan.ready.max(1)));
         let started = Instant::now();
         let parties = Parties {
             client: &mut self.client,
@@ -517,7 +516,7 @@ impl ClientSession {
         if self.must_leave_standby(&attached, plan) {
             match self.move_to_primary(attached).await? {
                 Ok(moved) => attached = moved,
-                Err(error) => return self.report(error, plan, unit).await,
+                Err(error) => return self.report(error, plan, &unit.frames).await,
             }
         }
         if let Some(block) = &mut attached.block
@@ -547,7 +546,7 @@ impl ClientSession {
                 Err(End::Fatal(SessionError::PinnedLost(self.node_name(route))))
             }
             Outcome::Refused(_) => Err(End::Left),
-            Outcome::NodeLost { farewell, forwarded, owed } => {
+            Outcome::NodeLost { farewell, forwarded, left } => {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                 let progress = if forwarded { Progress::ForwardedToClient } else { Progress::SentToNode };
                 let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
@@ -557,7 +556,7 @@ impl ClientSession {
                 let block = attached.block.take();
                 drop(attached);
                 let Some(block) = block else {
-                    return self.report_loss(plan, &frames, route, verdict, owed, TransactionStatus::Idle).await;
+                    return self.report_loss(plan, route, verdict, left, TransactionStatus::Idle).await;
                 };
                 self.state.settings = Arc::clone(&block.settings_before);
                 self.state.history.last_write = Some(Instant::now());
@@ -568,10 +567,10 @@ impl ClientSession {
                     return self.answer_aborted(plan, unit).await;
                 }
                 if ends.is_some() || plan.danger == Danger::Several {
-                    return self.report_loss(plan, &frames, route, verdict, owed, TransactionStatus::Idle).await;
+                    return self.report_loss(plan, route, verdict, left, TransactionStatus::Idle).await;
                 }
                 self.phase = Phase::Aborted { untold: false, settings: block.settings_before };
-                self.report_loss(plan, &frames, route, verdict, owed, TransactionStatus::Failed).await
+                self.report_loss(plan, route, verdict, left, TransactionStatus::Failed).await
             }
             Outcome::ClientGone => {
                 self.client_gone(attached, plan).await;
@@ -700,7 +699,7 @@ impl ClientSession {
         if untold && ends_block(plan) == Some(Ends::Commit) {
             // The client believes that it commits: it must hear that nothing was.
             let error = SessionError::NodeLost { node: "of the transaction".into(), verdict: Verdict::CertainlyNotCommitted };
-            return self.report(error, plan, unit).await;
+            return self.report(error, plan, &unit.frames).await;
         }
         self.phase = Phase::Aborted { untold: false, settings };
         let error = if untold {
@@ -708,69 +707,47 @@ impl ClientSession {
         } else {
             SessionError::BlockLost
         };
-        self.report(error, plan, unit).await
-    }
-
-    async fn report(&mut self, error: SessionError, plan: &Plan, unit: &Unit) -> Result<(), End> {
-        self.report_plan(error, plan, &unit.frames).await
+        self.report(error, plan, &unit.frames).await
     }
 
     /// Answers a unit of which nothing was sent with an error, in the protocol's order.
-    async fn report_plan(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
+    async fn report(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
+        let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
+        let left = Left { owed: plan.ready, inbox: plan.len, cut: end.saturating_sub(plan.len) };
         let status = self.status();
-        self.refuse(error.error(), plan, frames, plan.ready, status).await
+        self.refuse(&error, left, status).await
     }
 
     /// Answers what is still owed of a unit whose node was lost.
     async fn report_loss(
         &mut self,
         plan: &Plan,
-        frames: &[FrameAt],
         route: Route,
         verdict: Verdict,
-        owed: u32,
+        left: Left,
         status: TransactionStatus,
     ) -> Result<(), End> {
         if plan.access == Access::Write {
             self.state.history.last_write = Some(Instant::now());
         }
         let error = SessionError::NodeLost { node: self.node_name(route), verdict };
-        self.refuse(error.error(), plan, frames, owed, status).await
+        self.refuse(&error, left, status).await
     }
 
-    async fn refuse(
-        &mut self,
-        fields: ErrorFields,
-        plan: &Plan,
-        frames: &[FrameAt],
-        owed: u32,
-        status: TransactionStatus,
-    ) -> Result<(), End> {
+    async fn refuse(&mut self, error: &SessionError, left: Left, status: TransactionStatus) -> Result<(), End> {
+        let fields = error.error();
         self.worker.shared.count_error(fields.code);
-        debug_assert_eq!(fields.severity, Severity::Error);
         let mut out = Vec::new();
-        for _ in 0..owed.max(1) {
+        for _ in 0..left.owed.max(1) {
             fields.encode_error(&mut out);
-            if owed > 0 {
+            if left.owed > 0 {
                 put_ready(&mut out, status);
             }
         }
-        if owed == 0 {
-            self.skip_to_sync = true;
-        }
-        if plan.tail == Tail::Closed {
-            self.inbox.consume(plan.len);
-        } else if self.inbox.bytes().len() >= plan.len && self.unit_is_unsent(plan, frames) {
-            let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
-            self.inbox.consume(plan.len);
-            self.discard = end.saturating_sub(plan.len);
-        }
+        self.skip_to_sync = left.owed == 0;
+        self.inbox.consume(left.inbox);
+        self.discard = left.cut;
         self.say(&out).await
-    }
-
-    /// Whether the front of the inbox is still the unit: an open batch is taken out of it when it is sent.
-    fn unit_is_unsent(&self, plan: &Plan, frames: &[FrameAt]) -> bool {
-        frames.first().is_some_and(|frame| self.inbox.bytes().get(frame.start) == Some(&frame.tag)) && plan.len > 0
     }
 }
 
@@ -794,5 +771,3 @@ fn ends_block(plan: &Plan) -> Option<Ends> {
         _ => None,
     }
 }
-
-const _: SqlState = SqlState::IN_FAILED_SQL_TRANSACTION;

@@ -69,6 +69,14 @@ pub enum SessionError {
         /// The server's words.
         message: String,
     },
+    /// `SET pgsluice.…` to something that it can't be.
+    #[error("invalid value for parameter \"{name}\": \"{value}\"")]
+    BadSetting {
+        /// The setting.
+        name: String,
+        /// The value.
+        value: String,
+    },
     /// The proxy shuts down.
     #[error("terminating connection due to administrator command")]
     Draining,
@@ -93,6 +101,7 @@ impl SessionError {
             SessionError::NodeLost { verdict, .. } => verdict.sqlstate(),
             SessionError::BlockLost => SqlState::IN_FAILED_SQL_TRANSACTION,
             SessionError::PinnedLost(_) | SessionError::Draining => SqlState::ADMIN_SHUTDOWN,
+            SessionError::BadSetting { .. } => SqlState::INVALID_PARAMETER_VALUE,
             SessionError::BlockOnStandby | SessionError::Unsupported(_) => SqlState::FEATURE_NOT_SUPPORTED,
         }
     }
@@ -112,6 +121,9 @@ impl SessionError {
             SessionError::PinnedLost(_) => Some("Connect again."),
             SessionError::BlockOnStandby => {
                 Some("Begin the transaction READ WRITE, or put /* pgsluice: primary */ into its first statement.")
+            }
+            SessionError::BadSetting { .. } => {
+                Some("pgsluice.consistency is one of eventual, read_your_writes, session, linearizable.")
             }
             SessionError::TooManyClients => Some("[listen] max_clients is the limit."),
             SessionError::Protocol(_)

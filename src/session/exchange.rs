@@ -26,7 +26,7 @@ use crate::route::Target;
 use crate::sql::StatementClass;
 use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
 use crate::wire::error_response::{ErrorView, Severity};
-use crate::wire::frame::{BadFrame, HEADER, frontend_header};
+use crate::wire::frame::{BadFrame, frontend_header};
 use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
 
@@ -46,13 +46,24 @@ pub enum Outcome {
         farewell: Option<SqlState>,
         /// The client has a part of the answer.
         forwarded: bool,
-        /// Answers up to ReadyForQuery that the client still waits for; 0 in a batch whose Sync it has not sent.
-        owed: u32,
+        /// What the client still waits for, and what of its bytes is still about.
+        left: Left,
     },
     /// The client is gone. `idle` if the server had nothing left to answer.
     ClientGone,
     /// The client sent something that is not the protocol, where the server waited for it.
     Violation(BadFrame),
+}
+
+/// What is left of a unit that will not be carried out any further.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// Answers up to ReadyForQuery that the client waits for; 0 in a batch whose Sync it has not sent.
+    pub owed: u32,
+    /// Bytes of the unit at the front of the inbox.
+    pub inbox: usize,
+    /// Bytes still to come of a message that was cut.
+    pub cut: usize,
 }
 
 /// A complete answer.
@@ -264,7 +275,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     }
 
     fn node_lost(&self) -> Outcome {
-        Outcome::NodeLost { farewell: self.farewell, forwarded: self.forwarded, owed: self.owed }
+        let left = Left { owed: self.owed, inbox: self.unit_len, cut: self.cut };
+        Outcome::NodeLost { farewell: self.farewell, forwarded: self.forwarded, left }
     }
 
     /// Sends what is to be sent, and waits for what comes first. Dropping it loses nothing.
@@ -514,5 +526,3 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
 
 /// The server's bytes can't be followed.
 struct Malformed;
-
-const _: () = assert!(HEADER == 5);

@@ -71,7 +71,8 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
             session.run().await;
         }
         Ok(Ok(None)) => {}
-        Ok(Err(Refusal { stream, fields, outcome })) => {
+        Ok(Err(refusal)) => {
+            let Refusal { stream, fields, outcome } = *refusal;
             worker.shared.count_login(outcome);
             if let (Some(mut stream), Some(fields)) = (stream, fields) {
                 tracing::info!(%peer, code = %fields.code, message = %fields.message, "client refused");

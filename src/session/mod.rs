@@ -9,6 +9,7 @@
 //! 4. [`exchange`] sends it and relays the answer, translating statement names by [`translate`].
 //! 5. [`retry`] judges failures (pure); [`client_session`] settles what the unit changed.
 
+mod aborted;
 pub mod cancel;
 pub mod client_session;
 pub mod control;
@@ -18,9 +19,11 @@ pub mod expect;
 pub mod inbox;
 pub mod login;
 pub mod phase;
+pub mod placing;
 pub mod plan;
 pub mod request;
 pub mod retry;
+mod settle;
 pub mod statements;
 pub mod translate;
 pub mod worker;

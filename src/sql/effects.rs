@@ -119,6 +119,21 @@ pub enum PinReason {
 }
 
 impl PinReason {
+    /// Every reason, in the order of the type.
+    pub const ALL: [PinReason; 11] = [
+        PinReason::TemporaryTable,
+        PinReason::AdvisoryLock,
+        PinReason::Listen,
+        PinReason::WithHoldCursor,
+        PinReason::Prepare,
+        PinReason::SetSeed,
+        PinReason::Sequence,
+        PinReason::SessionGuc,
+        PinReason::Load,
+        PinReason::ServerResource,
+        PinReason::Unknown,
+    ];
+
     /// A closed, low-cardinality label for metrics and SHOW CLIENTS.
     pub fn as_str(self) -> &'static str {
         match self {

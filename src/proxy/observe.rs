@@ -1,0 +1,182 @@
+//! What `/status`, `/readyz` and `/metrics` say of the running proxy.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::admin::http::AdminSource;
+use crate::admin::status::{ClientCounts, ConnectionCounts, NodeStatus, Role, Status};
+use crate::cluster::{NodeRole, NodeState, RoutingTable, Serving};
+use crate::metrics;
+use crate::session::worker::Shared;
+
+/// Looks at the proxy when asked.
+pub(super) struct Observer {
+    shared: Arc<Shared>,
+    listen: Vec<SocketAddr>,
+    started: Instant,
+}
+
+impl Observer {
+    pub(super) fn new(shared: Arc<Shared>, listen: Vec<SocketAddr>, started: Instant) -> Observer {
+        Observer { shared, listen, started }
+    }
+
+    /// Gauges are set when somebody looks.
+    fn set_gauges(&self) {
+        let metrics = &self.shared.metrics;
+        let table = self.shared.cluster.table().clone();
+        let now = Instant::now();
+        for node in &table.nodes {
+            self.set_node_gauges(node, now);
+        }
+        metrics.gauge(metrics::ROUTING_EPOCH, &[]).set(table.epoch.0 as f64);
+        metrics.gauge(metrics::SPLIT_BRAIN, &[]).set(f64::from(u8::from(table.split_brain)));
+        metrics.gauge(metrics::HELD_STATEMENTS, &[]).set(self.shared.held.load(Ordering::Relaxed) as f64);
+        metrics.counter(metrics::FAILOVERS, &[]).absolute(table.stats.failovers);
+        let clients = self.clients(&table);
+        for (state, count) in [("idle", clients.idle), ("active", clients.active), ("waiting", clients.waiting)] {
+            metrics.gauge(metrics::CLIENTS, &[("state", state.to_owned())]).set(count as f64);
+        }
+    }
+
+    fn set_node_gauges(&self, node: &NodeState, now: Instant) {
+        let metrics = &self.shared.metrics;
+        let label = || [("node", node.name.to_string())];
+        let up = !matches!(node.role, NodeRole::Unreachable | NodeRole::Unknown);
+        metrics.gauge(metrics::NODE_UP, &label()).set(f64::from(u8::from(up)));
+        for role in NodeRole::ALL {
+            let labels = [("node", node.name.to_string()), ("role", role.as_str().to_owned())];
+            metrics.gauge(metrics::NODE_ROLE, &labels).set(f64::from(u8::from(role == node.role)));
+        }
+        metrics.gauge(metrics::NODE_SERVING, &label()).set(f64::from(u8::from(serves(node))));
+        metrics.gauge(metrics::NODE_TIMELINE, &label()).set(node.timeline.map_or(0.0, |timeline| f64::from(timeline.0)));
+        metrics.gauge(metrics::REPLAY_LAG_SECONDS, &label()).set(lag(node, now).unwrap_or(f64::NAN));
+        let bytes = node.lag_bytes.map_or(f64::NAN, |bytes| bytes as f64);
+        metrics.gauge(metrics::REPLAY_LAG_BYTES, &label()).set(bytes);
+        let (idle, active, waiting) = self.shared.pools.occupancy(node.id);
+        for (state, count) in [("idle", idle), ("active", active)] {
+            let labels = [("node", node.name.to_string()), ("state", state.to_owned())];
+            metrics.gauge(metrics::POOL_CONNECTIONS, &labels).set(count as f64);
+        }
+        metrics.gauge(metrics::POOL_WAITING, &label()).set(waiting as f64);
+    }
+
+    fn clients(&self, table: &RoutingTable) -> ClientCounts {
+        let total = self.shared.clients.load(Ordering::Relaxed) as u64;
+        let held = self.shared.held.load(Ordering::Relaxed) as u64;
+        let (mut active, mut waiting) = (0, held);
+        for node in &table.nodes {
+            let (_, busy, queued) = self.shared.pools.occupancy(node.id);
+            active += busy as u64;
+            waiting += queued as u64;
+        }
+        ClientCounts {
+            total,
+            max: self.shared.config.load().listen.max_clients as u64,
+            idle: total.saturating_sub(active + waiting),
+            active,
+            waiting,
+            ..ClientCounts::default()
+        }
+    }
+}
+
+fn serves(node: &NodeState) -> bool {
+    matches!(node.role, NodeRole::Primary | NodeRole::Standby) && node.serving == Serving::Serving
+}
+
+fn lag(node: &NodeState, now: Instant) -> Option<f64> {
+    match node.role {
+        NodeRole::Primary => Some(0.0),
+        _ => node.lag(now).map(|lag| lag.as_secs_f64()),
+    }
+}
+
+impl AdminSource for Observer {
+    fn status(&self) -> Status {
+        let table = self.shared.cluster.table().clone();
+        let now = Instant::now();
+        let reads: u64 = table.nodes.iter().map(|node| self.shared.pools.link(node.id).statements().0).sum();
+        let nodes = table.nodes.iter().map(|node| {
+            let link = self.shared.pools.link(node.id);
+            let (read, write) = link.statements();
+            let (idle, active, _) = self.shared.pools.occupancy(node.id);
+            NodeStatus {
+                name: node.name.to_string(),
+                address: link.address.to_string(),
+                role: match node.role {
+                    NodeRole::Primary => Role::Primary,
+                    NodeRole::Standby => Role::Standby,
+                    NodeRole::StalePrimary => Role::StalePrimary,
+                    NodeRole::Unreachable => Role::Unreachable,
+                    NodeRole::Foreign | NodeRole::Unknown => Role::Unknown,
+                },
+                up: !matches!(node.role, NodeRole::Unreachable | NodeRole::Unknown),
+                serving: serves(node),
+                why: why(node, &table),
+                lag_seconds: lag(node, now),
+                lag_bytes: node.lag_bytes,
+                timeline: node.timeline.map(|timeline| timeline.0),
+                wal_position: node.wal_position.map(|position| position.to_string()),
+                server_version: node.version.map(version),
+                probe_seconds: node.round_trip.map(|took| took.as_secs_f64()),
+                weight: node.weight,
+                connections: ConnectionCounts { idle: idle as u64, active: active as u64 },
+                statements_read: read,
+                statements_write: write,
+                share_of_reads: if reads == 0 { 0.0 } else { read as f64 / reads as f64 },
+                last_error: node.last_error.as_ref().map(ToString::to_string),
+            }
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            epoch: table.epoch.0,
+            primary: table.primary_state().map(|node| node.name.to_string()),
+            timeline: table.timeline.map(|timeline| timeline.0),
+            split_brain: table.split_brain,
+            draining: self.shared.draining.load(Ordering::Relaxed),
+            listen: self.listen.iter().map(ToString::to_string).collect(),
+            clients: self.clients(&table),
+            held_statements: self.shared.held.load(Ordering::Relaxed) as u64,
+            failovers: table.stats.failovers,
+            nodes: nodes.collect(),
+            ..Status::default()
+        }
+    }
+
+    fn metrics_text(&self) -> String {
+        self.set_gauges();
+        self.shared.metrics.render()
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return Err("draining".into());
+        }
+        let table = self.shared.cluster.table();
+        if table.primary.is_some() || table.nodes.iter().any(serves) {
+            return Ok(());
+        }
+        Err(match table.why_no_primary {
+            Some(why) => format!("no node can serve: {why}"),
+            None => "no node can serve".into(),
+        })
+    }
+}
+
+fn why(node: &NodeState, table: &RoutingTable) -> String {
+    match (node.role, node.serving) {
+        (NodeRole::Primary, _) => "takes writes".into(),
+        (NodeRole::Standby, Serving::Serving) => "takes reads".into(),
+        (_, serving) if table.primary.is_none() && serving == Serving::LagUnknown => "there is no primary to compare with".into(),
+        (_, serving) => serving.as_str().replace('_', " "),
+    }
+}
+
+/// 150018 is 15.18.
+fn version(number: u32) -> String {
+    format!("{}.{}", number / 10_000, number % 10_000)
+}

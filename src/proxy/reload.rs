@@ -1,0 +1,82 @@
+//! SIGHUP: the configuration is read again, and what can change while clients are served is taken over. All of it or nothing.
+
+use std::sync::Arc;
+
+use super::{client_tls, users};
+use crate::config::Config;
+use crate::metrics;
+use crate::session::worker::Shared;
+
+/// Reads and takes over.
+pub(super) struct Reload {
+    shared: Arc<Shared>,
+    reread: super::Reread,
+}
+
+impl Reload {
+    pub(super) fn new(shared: Arc<Shared>, reread: super::Reread) -> Reload {
+        Reload { shared, reread }
+    }
+
+    /// Reloads once, and says how it went.
+    pub(super) fn run(&mut self) {
+        let outcome = match self.take_over() {
+            Ok(left) if left.is_empty() => {
+                tracing::info!("configuration reloaded");
+                "ok"
+            }
+            Ok(left) => {
+                tracing::warn!(unchanged = left.join(", "), "configuration reloaded, but these need a restart");
+                "ok"
+            }
+            Err(error) => {
+                tracing::error!(%error, "configuration not reloaded: the one from before stays");
+                "refused"
+            }
+        };
+        self.shared.metrics.counter(metrics::CONFIG_RELOADS, &[("outcome", outcome.to_owned())]).increment(1);
+    }
+
+    /// Answers the sections that differ and can't change without a restart.
+    fn take_over(&self) -> Result<Vec<&'static str>, String> {
+        let new = (self.reread)()?;
+        let users = users(&new).map_err(|error| error.to_string())?;
+        let tls = client_tls(&new).map_err(|error| error.to_string())?;
+        let old = self.shared.config.load_full();
+        let (merged, left) = merge(&old, new);
+        self.shared.users.store(Arc::new(users));
+        self.shared.tls.store(tls);
+        self.shared.pools.set_limits(merged.pool.clone());
+        self.shared.config.store(Arc::new(merged));
+        Ok(left)
+    }
+}
+
+/// The new configuration, with what needs a restart as it was before; and the names of that. Pure.
+fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
+    let mut left = Vec::new();
+    let mut keep = |differs: bool, name| {
+        if differs {
+            left.push(name);
+        }
+    };
+    keep(new.listen.addresses != old.listen.addresses, "listen.addresses");
+    keep(new.listen.threads != old.listen.threads, "listen.threads");
+    keep(new.cluster != old.cluster, "cluster");
+    keep(new.monitor != old.monitor, "monitor");
+    keep(new.routing.max_lag != old.routing.max_lag, "routing.max_lag");
+    keep(new.failover.trigger_file != old.failover.trigger_file, "failover.trigger_file");
+    keep(new.failover.promote != old.failover.promote, "failover.promote");
+    keep(new.failover.candidate != old.failover.candidate, "failover.candidate");
+    keep(new.admin != old.admin, "admin");
+    new.listen.addresses.clone_from(&old.listen.addresses);
+    new.listen.threads = old.listen.threads;
+    new.cluster.clone_from(&old.cluster);
+    new.monitor.clone_from(&old.monitor);
+    new.routing.max_lag = old.routing.max_lag;
+    new.failover.trigger_file.clone_from(&old.failover.trigger_file);
+    new.failover.promote = old.failover.promote;
+    new.failover.candidate.clone_from(&old.failover.candidate);
+    new.admin.clone_from(&old.admin);
+    (new, left)
+}

@@ -1,0 +1,239 @@
+//! What an answered unit has changed: the block, the settings, the pins, what the next read must see. No I/O.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::client_session::SessionState;
+use super::error::SessionError;
+use super::exchange::Answer;
+use super::phase::{Attached, Block};
+use super::plan::Plan;
+use crate::config::Consistency;
+use crate::pool::{SettingValue, Settings};
+use crate::route::Target;
+use crate::sql::{Access, Effect, Isolation, PinReason, Reason, StatementClass};
+use crate::wire::backend::TransactionStatus;
+
+/// Follows one answered unit.
+pub(super) fn settle(state: &mut SessionState, attached: &mut Attached, plan: &Plan, answer: Answer, now: Instant) {
+    let was_in_block = attached.block.is_some();
+    let settings_before = Arc::clone(&state.settings);
+    follow_effects(state, attached, plan, answer);
+    let wrote = plan.access == Access::Write && !only_control(plan);
+    if let Some(block) = &mut attached.block {
+        block.wrote |= wrote;
+    }
+    follow_block(state, attached, answer, settings_before);
+    follow_history(state, attached, plan, was_in_block, wrote, now);
+}
+
+/// Transaction control and settings write nothing by themselves.
+fn only_control(plan: &Plan) -> bool {
+    !plan.effects.is_empty()
+        && plan.effects.iter().all(|class| {
+            matches!(class.reason, Reason::TransactionControl | Reason::SessionState("SET" | "RESET"))
+                && class.statements == 1
+        })
+}
+
+fn follow_history(
+    state: &mut SessionState,
+    attached: &Attached,
+    plan: &Plan,
+    was_in_block: bool,
+    wrote: bool,
+    now: Instant,
+) {
+    match attached.route.target {
+        Target::Standby => state.history.last_read = Some((attached.route.node, now)),
+        // What a block has written shows when it ends, and its end is a write of its own here.
+        Target::Primary if wrote || (was_in_block && plan.access == Access::Write) => {
+            state.history.last_write = Some(now);
+        }
+        Target::Primary => {}
+    }
+}
+
+fn follow_block(state: &mut SessionState, attached: &mut Attached, answer: Answer, settings_before: Arc<Settings>) {
+    match answer.status {
+        TransactionStatus::Idle => {
+            if let Some(block) = attached.block.take()
+                && (answer.rolled_back || answer.failed)
+                && !block.unclear_settings
+            {
+                attached.lease.conn().settings = Arc::clone(&block.settings_before);
+                set(state, block.settings_before);
+            }
+        }
+        TransactionStatus::InBlock | TransactionStatus::Failed => {
+            let block = attached.block.get_or_insert_with(|| Block::begun(settings_before));
+            block.failed = answer.status == TransactionStatus::Failed;
+        }
+    }
+}
+
+fn follow_effects(state: &mut SessionState, attached: &mut Attached, plan: &Plan, answer: Answer) {
+    if answer.failed {
+        // One statement that failed has changed nothing. Of several, some may have.
+        let several = plan.effects.len() > 1 || plan.effects.iter().any(|class| class.statements > 1);
+        if several {
+            state.pins.add(PinReason::Unknown);
+        }
+        return;
+    }
+    let several = plan.effects.len() > 1 || plan.effects.iter().any(|class| class.statements > 1);
+    let controls = plan.effects.iter().flat_map(|class| &class.effects).any(is_control);
+    let sets = plan.effects.iter().flat_map(|class| &class.effects).any(|effect| {
+        matches!(effect, Effect::SetGuc { .. } | Effect::ResetGuc { .. } | Effect::ResetAll)
+    });
+    if several && controls && sets {
+        // Which of the settings outlived which of the blocks isn't followed.
+        state.pins.add(PinReason::Unknown);
+        return;
+    }
+    for effect in plan.effects.iter().flat_map(|class| &class.effects) {
+        follow(state, attached, effect);
+    }
+}
+
+fn is_control(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Begin { .. } | Effect::Commit { .. } | Effect::Rollback { .. } | Effect::PrepareTransaction
+    )
+}
+
+fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect) {
+    match effect {
+        Effect::SetGuc { name, value } => {
+            let wanted = Arc::new(state.settings.with(name, SettingValue::Sql(value.as_str().into())));
+            change_settings(state, attached, Arc::clone(&wanted), wanted);
+        }
+        Effect::ResetGuc { name } => {
+            let wanted = match state.startup.value(name) {
+                Some(value) => state.settings.with(name, value.clone()),
+                None => state.settings.without(name),
+            };
+            let has = attached.lease.conn().settings.without(name);
+            change_settings(state, attached, Arc::new(wanted), Arc::new(has));
+        }
+        Effect::ResetAll => {
+            let wanted = Arc::clone(&state.startup);
+            change_settings(state, attached, wanted, Arc::default());
+        }
+        Effect::DiscardAll => {
+            let wanted = Arc::clone(&state.startup);
+            change_settings(state, attached, wanted, Arc::default());
+            attached.lease.conn().prepared.clear();
+            state.statements.clear();
+            state.pins.clear();
+        }
+        Effect::DeallocateAll => {
+            attached.lease.conn().prepared.clear();
+            state.statements.clear();
+        }
+        Effect::Deallocate { name } => {
+            if let Some(gone) = state.statements.remove(name.as_bytes()) {
+                attached.lease.conn().prepared.remove(gone.prepared.id());
+            }
+        }
+        Effect::Pin(reason) => {
+            state.pins.add(*reason);
+        }
+        // From here on a SET may be undone in part.
+        Effect::Savepoint { .. } | Effect::RollbackTo { .. } => {
+            if let Some(block) = &mut attached.block {
+                block.unclear_settings = true;
+            }
+        }
+        // A chained block keeps what the one before has set.
+        Effect::Commit { chain: true } => {
+            if let Some(block) = &mut attached.block {
+                block.settings_before = Arc::clone(&state.settings);
+            }
+        }
+        Effect::Rollback { chain: true } => {
+            if let Some(block) = &mut attached.block {
+                let before = Arc::clone(&block.settings_before);
+                attached.lease.conn().settings = Arc::clone(&before);
+                set(state, before);
+            }
+        }
+        Effect::Begin { .. }
+        | Effect::Commit { chain: false }
+        | Effect::Rollback { chain: false }
+        | Effect::Release { .. }
+        | Effect::PrepareTransaction
+        | Effect::SetTransaction { .. }
+        | Effect::SetLocal { .. }
+        | Effect::DiscardPart
+        | Effect::Unlisten
+        | Effect::AdvisoryUnlock
+        | Effect::NextVal => {}
+    }
+}
+
+fn change_settings(state: &mut SessionState, attached: &mut Attached, wanted: Arc<Settings>, has: Arc<Settings>) {
+    if attached.block.as_ref().is_some_and(|block| block.unclear_settings) {
+        state.pins.add(PinReason::SessionGuc);
+    }
+    attached.lease.conn().settings = has;
+    set(state, wanted);
+}
+
+fn set(state: &mut SessionState, settings: Arc<Settings>) {
+    state.pg_catalog_first = pg_catalog_first(&settings);
+    state.settings = settings;
+}
+
+/// Whether `pg_catalog` is searched first: it is, unless a search path names it somewhere else than at its front.
+pub(super) fn pg_catalog_first(settings: &Settings) -> bool {
+    let text = match settings.value("search_path") {
+        None => return true,
+        Some(SettingValue::Raw(text) | SettingValue::Sql(text)) => text.to_ascii_lowercase(),
+    };
+    let first = text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '\'' | '"'));
+    !text.contains("pg_catalog") || first.starts_with("pg_catalog")
+}
+
+/// The consistency level that the session has asked for.
+pub(super) fn session_consistency(settings: &Settings) -> Option<Consistency> {
+    let text = match settings.value("pgsluice.consistency")? {
+        SettingValue::Raw(text) | SettingValue::Sql(text) => text,
+    };
+    Consistency::from_name(unquoted(text))
+}
+
+fn unquoted(text: &str) -> &str {
+    text.trim().trim_matches('\'').trim_matches('"')
+}
+
+/// A `SET pgsluice.…` with a value that isn't one: refused before a server takes it for a setting of some extension.
+pub(super) fn refused_setting(effects: &[Arc<StatementClass>]) -> Option<SessionError> {
+    effects.iter().flat_map(|class| &class.effects).find_map(|effect| match effect {
+        Effect::SetGuc { name, value } if name == "pgsluice.consistency" => match Consistency::from_name(unquoted(value)) {
+            Some(_) => None,
+            None => Some(SessionError::BadSetting { name: name.clone(), value: unquoted(value).to_owned() }),
+        },
+        Effect::SetGuc { name, value } if name.starts_with("pgsluice.") => {
+            Some(SessionError::BadSetting { name: name.clone(), value: unquoted(value).to_owned() })
+        }
+        _ => None,
+    })
+}
+
+/// The SQL that begins a READ ONLY block again.
+pub(super) fn begin_text(effects: &SmallVec<[Arc<StatementClass>; 1]>) -> Box<[u8]> {
+    let isolation = effects.iter().flat_map(|class| &class.effects).find_map(|effect| match effect {
+        Effect::Begin { isolation, .. } => *isolation,
+        _ => None,
+    });
+    match isolation {
+        Some(Isolation::ReadUncommitted) => &b"BEGIN ISOLATION LEVEL READ UNCOMMITTED READ ONLY"[..],
+        Some(Isolation::ReadCommitted) => b"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        Some(Isolation::RepeatableRead | Isolation::Serializable) | None => b"BEGIN READ ONLY",
+    }
+    .into()
+}
