@@ -28,6 +28,8 @@ pub struct RoutingTable {
     pub nodes: Box<[NodeState]>,
     /// Set exactly when `primary` is `None`.
     pub why_no_primary: Option<NoPrimary>,
+    /// Since when there is none. Set exactly when `primary` is `None`.
+    pub without_primary_since: Option<Instant>,
     /// Two nodes are out of recovery on the highest timeline.
     pub split_brain: bool,
     /// Counted since the proxy started.
@@ -36,7 +38,7 @@ pub struct RoutingTable {
 
 impl RoutingTable {
     /// The table before anything is known.
-    pub fn at_start(cluster: &config::Cluster) -> RoutingTable {
+    pub fn at_start(cluster: &config::Cluster, now: Instant) -> RoutingTable {
         let row = |(index, node): (usize, &config::NodeConfig)| NodeState {
             id: NodeId(u16::try_from(index).expect("a configuration has at most 65536 nodes")),
             name: Arc::from(node.name.as_str()),
@@ -50,6 +52,7 @@ impl RoutingTable {
             lag_bytes: None,
             timeline: None,
             wal_position: None,
+            received: None,
             replay_paused: false,
             version: None,
             last_seen: None,
@@ -62,6 +65,7 @@ impl RoutingTable {
             system_identifier: None,
             nodes: cluster.nodes.iter().enumerate().map(row).collect(),
             why_no_primary: Some(NoPrimary::Starting),
+            without_primary_since: Some(now),
             split_brain: false,
             stats: ClusterStats::default(),
         }
@@ -113,6 +117,8 @@ pub struct NodeState {
     pub timeline: Option<Timeline>,
     /// A primary's insert position, a standby's replay position.
     pub wal_position: Option<Lsn>,
+    /// On a standby: how far it has received log, replayed or not. What it would have after a promotion.
+    pub received: Option<Lsn>,
     /// `pg_wal_replay_pause()` was called on it.
     pub replay_paused: bool,
     /// `server_version_num` of its last answer.
