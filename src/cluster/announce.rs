@@ -7,7 +7,7 @@ use super::serving::Serving;
 /// Logs what is different.
 pub(super) fn announce(before: &RoutingTable, after: &RoutingTable) {
     for (old, new) in before.nodes.iter().zip(&after.nodes) {
-        announce_role(old, new);
+        announce_role(old, new, after.why_no_primary);
         announce_serving(old, new);
     }
     announce_primary(before, after);
@@ -47,6 +47,8 @@ fn announce_primary(before: &RoutingTable, after: &RoutingTable) {
             NoPrimary::Starting | NoPrimary::Confirming(_) => tracing::debug!(why = why.as_str(), "no primary: {why}"),
             NoPrimary::Promoting => tracing::info!(why = why.as_str(), "no primary: {why}"),
             NoPrimary::NoneOutOfRecovery
+            | NoPrimary::NoneReachable
+            | NoPrimary::OnlyForeign
             | NoPrimary::Unreachable(_)
             | NoPrimary::OnlyStale
             | NoPrimary::SplitBrain
@@ -58,11 +60,18 @@ fn announce_primary(before: &RoutingTable, after: &RoutingTable) {
     }
 }
 
-fn announce_role(old: &NodeState, new: &NodeState) {
+fn announce_role(old: &NodeState, new: &NodeState, why_no_primary: Option<NoPrimary>) {
+    let node = &*new.name;
     if old.role == new.role {
+        if new.role == NodeRole::Unreachable && old.last_error != new.last_error {
+            tracing::info!(
+                node,
+                error = new.last_error.as_deref(),
+                "the node still can't be reached"
+            );
+        }
         return;
     }
-    let node = &*new.name;
     let timeline = new.timeline.map(|timeline| timeline.0);
     match new.role {
         NodeRole::Primary | NodeRole::Standby | NodeRole::Unknown => {
@@ -70,6 +79,9 @@ fn announce_role(old: &NodeState, new: &NodeState) {
         }
         NodeRole::Unreachable => {
             tracing::warn!(node, error = new.last_error.as_deref(), was = %old.role, "the node can't be reached");
+        }
+        NodeRole::StalePrimary if why_no_primary == Some(NoPrimary::Promoting) => {
+            tracing::info!(node, timeline, "the node is fenced while another is promoted");
         }
         NodeRole::StalePrimary => {
             tracing::error!(

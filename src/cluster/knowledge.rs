@@ -80,7 +80,7 @@ impl Knowledge {
     /// A promotion begins: nobody is the primary until one on a higher timeline is. Returns the timeline that it leaves; `None`
     /// if none is known, and then nothing is held.
     pub fn hold(&mut self, now: Instant) -> Option<Timeline> {
-        let above = self.elected.state.highest_timeline?;
+        let above = self.elected.timeline?;
         self.elected.state.hold = Some(Hold {
             above,
             phase: HoldPhase::Promoting,
@@ -103,7 +103,7 @@ impl Knowledge {
         self.conclude(None, now);
     }
 
-    /// What should survive a restart.
+    /// What should survive a restart; `None` before the first primary.
     pub fn to_remember(&self) -> Option<Remembered> {
         let state = &self.elected.state;
         Some(Remembered {
@@ -179,12 +179,12 @@ impl Knowledge {
     /// Whether a standby is on the cluster's timeline.
     fn follows(&self, index: usize) -> bool {
         let timeline = self.views[index].timeline();
-        timeline.is_some() && timeline == self.elected.state.highest_timeline
+        timeline.is_some() && timeline == self.elected.timeline
     }
 
     /// What the samples say about a standby. A node that can't be asked now may be restarting, and then be behind what it was.
     fn fresh(&self, index: usize) -> Option<Fresh> {
-        let comparable = self.follows(index) && self.freshness.timeline() == self.elected.state.highest_timeline;
+        let comparable = self.follows(index) && self.freshness.timeline() == self.elected.timeline;
         let replayed = self.replayed(index).filter(|_| comparable)?;
         self.freshness.of(replayed)
     }
@@ -222,8 +222,8 @@ impl Knowledge {
         RoutingTable {
             epoch: state.epoch,
             primary: state.current.map(|term| term.node),
-            timeline: state.highest_timeline,
-            system_identifier: state.system_identifier,
+            timeline: self.elected.timeline,
+            system_identifier: self.elected.system_identifier,
             nodes: self.blank.iter().map(|blank| self.row(blank)).collect(),
             why_no_primary: self.elected.why_no_primary,
             without_primary_since: self.without_primary_since,

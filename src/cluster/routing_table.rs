@@ -20,9 +20,9 @@ pub struct RoutingTable {
     pub epoch: Epoch,
     /// Where writes go; `None` holds them.
     pub primary: Option<NodeId>,
-    /// The highest timeline seen. A primary is always on it.
+    /// The highest timeline seen on any node. A primary is always on it.
     pub timeline: Option<Timeline>,
-    /// The cluster's identity, once a node has told it.
+    /// The cluster's identity, once every node was asked.
     pub system_identifier: Option<SystemIdentifier>,
     /// A row per node; [`NodeId`] is the index.
     pub nodes: Box<[NodeState]>,
@@ -144,6 +144,10 @@ pub enum NoPrimary {
     Starting,
     /// Every node that can be reached is in recovery.
     NoneOutOfRecovery,
+    /// No node can be reached, and none could since the proxy started.
+    NoneReachable,
+    /// The nodes that can be reached are another cluster's than the one known, as by the state file.
+    OnlyForeign,
     /// The last primary can't be reached, and no other node has taken its place.
     Unreachable(NodeId),
     /// This node is out of recovery, and the others get a moment to contradict it.
@@ -164,6 +168,8 @@ impl NoPrimary {
         match self {
             NoPrimary::Starting => "starting",
             NoPrimary::NoneOutOfRecovery => "none_out_of_recovery",
+            NoPrimary::NoneReachable => "none_reachable",
+            NoPrimary::OnlyForeign => "only_foreign",
             NoPrimary::Unreachable(_) => "primary_unreachable",
             NoPrimary::Confirming(_) => "confirming",
             NoPrimary::OnlyStale => "only_stale_primaries",
@@ -180,6 +186,8 @@ impl fmt::Display for NoPrimary {
         f.write_str(match self {
             NoPrimary::Starting => "the proxy has just started and is still asking the nodes",
             NoPrimary::NoneOutOfRecovery => "every node that can be reached is in recovery",
+            NoPrimary::NoneReachable => "no node can be reached",
+            NoPrimary::OnlyForeign => "the nodes that can be reached have another system identifier than the cluster",
             NoPrimary::Unreachable(_) => "the last primary cannot be reached and no standby has been promoted",
             NoPrimary::Confirming(_) => "a node has just left recovery and the others are being asked",
             NoPrimary::OnlyStale => "the only nodes out of recovery are on a timeline that a promotion has left behind",
