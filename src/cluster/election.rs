@@ -2,7 +2,8 @@
 //!
 //! The rules, each for a way in which clusters were broken:
 //!
-//! 1. Only nodes with the cluster's system identifier belong. The first identifier is what most nodes say once all were asked.
+//! 1. Only nodes with the cluster's system identifier belong. It is what most nodes say once all were asked, and is fixed with
+//!    the first primary.
 //! 2. The primary is the node out of recovery on the highest timeline that was ever seen, on any node or in the state file. One
 //!    on a lower timeline was left behind by a promotion, however healthy it looks.
 //! 3. Two out of recovery on that timeline are a split brain: the one already routed to stays, the other is fenced; if neither
@@ -37,9 +38,10 @@ pub struct Settings {
 /// What one election leaves to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClusterState {
-    /// The cluster's identity; never changes once known.
+    /// The cluster's identity. Fixed with the first primary: until then nothing was routed, so a majority may still change its
+    /// mind.
     pub system_identifier: Option<SystemIdentifier>,
-    /// Never falls.
+    /// Never falls. Known since the identity is fixed.
     pub highest_timeline: Option<Timeline>,
     /// Never falls.
     pub epoch: Epoch,
@@ -91,20 +93,27 @@ pub struct Elected {
     pub why_no_primary: Option<NoPrimary>,
     /// Whether two nodes claim the highest timeline.
     pub split_brain: bool,
+    /// The cluster's identity as of now, fixed or not.
+    pub system_identifier: Option<SystemIdentifier>,
+    /// The highest timeline as of now.
+    pub timeline: Option<Timeline>,
 }
 
 /// Decides who is the primary at `now`. `nodes` is indexed by [`NodeId`].
 pub fn elect(previous: &ClusterState, nodes: &[NodeView], now: Instant, settings: &Settings) -> Elected {
     let mut state = *previous;
-    state.system_identifier = previous.system_identifier.or_else(|| most_common_identifier(nodes));
-    let members: Vec<Member> = nodes.iter().map(|view| Member::of(view, &state, settings)).collect();
-    state.highest_timeline = members
+    let system_identifier = previous.system_identifier.or_else(|| most_common_identifier(nodes));
+    let members: Vec<Member> = nodes
+        .iter()
+        .map(|view| Member::of(view, system_identifier, settings))
+        .collect();
+    let timeline = members
         .iter()
         .filter_map(Member::proven_timeline)
         .max()
         .max(previous.highest_timeline);
 
-    let claimants = claimants(&members, &state);
+    let claimants = claimants(&members, timeline, previous.hold);
     let choice = choose(&claimants, previous);
     let (current, why_no_primary) = match choice {
         Choice::Keep(term) => (Some(term), None),
@@ -123,6 +132,10 @@ pub fn elect(previous: &ClusterState, nodes: &[NodeView], now: Instant, settings
         state.last = current;
         state.hold = None;
     }
+    if current.is_some() || previous.system_identifier.is_some() {
+        state.system_identifier = system_identifier;
+        state.highest_timeline = timeline;
+    }
     let confirming = match why_no_primary {
         Some(NoPrimary::Confirming(node)) => Some(node),
         _ => None,
@@ -132,11 +145,14 @@ pub fn elect(previous: &ClusterState, nodes: &[NodeView], now: Instant, settings
         .zip(&members)
         .map(|(id, member)| member.role(id, current, confirming))
         .collect();
+    let split_brain = claimants.len() > 1;
     Elected {
         state,
         roles,
         why_no_primary,
-        split_brain: claimants.len() > 1,
+        split_brain,
+        system_identifier,
+        timeline,
     }
 }
 
@@ -145,25 +161,25 @@ enum Member {
     Foreign,
     Ours {
         standing: Standing,
-        streamed: Option<Timeline>,
+        timeline: Option<Timeline>,
     },
 }
 
 impl Member {
-    fn of(view: &NodeView, state: &ClusterState, settings: &Settings) -> Member {
+    fn of(view: &NodeView, cluster: Option<SystemIdentifier>, settings: &Settings) -> Member {
         let standing = view.standing(settings.failures_before_out);
-        match (standing, view.system_identifier(), state.system_identifier) {
+        match (standing, view.system_identifier(), cluster) {
             (Standing::Recovering | Standing::Claiming(_), Some(theirs), Some(ours)) if theirs != ours => {
                 Member::Foreign
             }
             // Before the cluster's own identity is known nobody can be told apart, so nobody leads.
             (Standing::Claiming(_) | Standing::Recovering, _, None) => Member::Ours {
                 standing: Standing::Unasked,
-                streamed: None,
+                timeline: None,
             },
             (standing, theirs, ours) => Member::Ours {
                 standing,
-                streamed: view.streamed_timeline().filter(|_| theirs == ours),
+                timeline: view.timeline().filter(|_| theirs == ours),
             },
         }
     }
@@ -178,10 +194,10 @@ impl Member {
         }
     }
 
-    /// A timeline that some server of this cluster certainly writes or wrote.
+    /// A timeline that some server of this cluster certainly writes or has written: also one that a standby has followed.
     fn proven_timeline(&self) -> Option<Timeline> {
         match self {
-            Member::Ours { streamed, .. } => self.claim().map(|claim| claim.timeline).max(*streamed),
+            Member::Ours { timeline, .. } => *timeline,
             Member::Foreign => None,
         }
     }
@@ -202,10 +218,9 @@ impl Member {
 }
 
 /// Those who claim the highest timeline, as far as a hold lets them.
-fn claimants(members: &[Member], state: &ClusterState) -> Vec<(NodeId, Claim)> {
-    let allowed = |claim: &Claim| {
-        Some(claim.timeline) == state.highest_timeline && state.hold.is_none_or(|hold| claim.timeline > hold.above)
-    };
+fn claimants(members: &[Member], highest: Option<Timeline>, hold: Option<Hold>) -> Vec<(NodeId, Claim)> {
+    let allowed =
+        |claim: &Claim| Some(claim.timeline) == highest && hold.is_none_or(|hold| claim.timeline > hold.above);
     let claims = (0..)
         .map(NodeId)
         .zip(members)
@@ -298,8 +313,23 @@ fn why_nobody(members: &[Member], previous: &ClusterState) -> NoPrimary {
         return NoPrimary::Starting;
     }
     match previous.last {
-        Some(last) if standing_of(last.node) == Some(Standing::Out) => NoPrimary::Unreachable(last.node),
-        Some(_) | None => NoPrimary::NoneOutOfRecovery,
+        Some(last) if standing_of(last.node) == Some(Standing::Out) => return NoPrimary::Unreachable(last.node),
+        Some(_) | None => {}
+    }
+    if members.iter().any(|member| {
+        matches!(
+            member,
+            Member::Ours {
+                standing: Standing::Recovering,
+                ..
+            }
+        )
+    }) {
+        NoPrimary::NoneOutOfRecovery
+    } else if members.iter().any(|member| matches!(member, Member::Foreign)) {
+        NoPrimary::OnlyForeign
+    } else {
+        NoPrimary::NoneReachable
     }
 }
 

@@ -275,6 +275,19 @@ fn a_server_of_another_cluster_is_refused() {
     assert_eq!((bench.primary(), bench.elected.roles[2]), (Some(0), NodeRole::Foreign));
     assert_eq!(bench.elected.state.highest_timeline, Some(Timeline(1)));
 
+    // Alone at first it is believed as long as it only follows, and forgotten when the others come.
+    let mut bench = Bench::new(3);
+    bench.read(2, answer(foreign, 3, standby(Some(9))));
+    bench.read(0, failure(FailureKind::NotRunning));
+    assert_eq!(
+        bench.read(1, failure(FailureKind::NotRunning)).timeline,
+        Some(Timeline(9))
+    );
+    bench.read(0, answer(OURS, 1, primary(1)));
+    bench.read(1, answer(OURS, 2, standby(None)));
+    assert_eq!((bench.primary(), bench.elected.roles[2]), (Some(0), NodeRole::Foreign));
+    assert_eq!(bench.elected.state.highest_timeline, Some(Timeline(1)));
+
     // At start the many are right, whoever answers first.
     let mut bench = Bench::new(3);
     bench.read(2, answer(foreign, 3, primary(9)));
@@ -495,8 +508,7 @@ impl World {
                 }
             }
             Event::Hold => {
-                let highest = self.bench.elected.state.highest_timeline;
-                if let Some(above) = highest {
+                if let Some(above) = self.bench.elected.timeline {
                     self.bench.elected.state.hold = Some(Hold {
                         above,
                         phase: HoldPhase::Promoting,
@@ -594,8 +606,8 @@ impl World {
                 self.apply(Event::Probe { node });
             }
         }
-        let ours = |server: &Server| Some(server.system_identifier) == self.bench.elected.state.system_identifier;
-        let highest = self.bench.elected.state.highest_timeline.map(|timeline| timeline.0);
+        let ours = |server: &Server| Some(server.system_identifier) == self.bench.elected.system_identifier;
+        let highest = self.bench.elected.timeline.map(|timeline| timeline.0);
         let claims: Vec<usize> = (0..self.servers.len())
             .filter(|index| ours(&self.servers[*index]) && !self.servers[*index].in_recovery)
             .filter(|index| Some(self.servers[*index].timeline) == highest)

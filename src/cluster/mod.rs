@@ -11,26 +11,43 @@
 
 pub mod election;
 pub mod freshness;
+pub mod knowledge;
 pub mod lsn;
 pub mod node;
 pub mod node_view;
+pub mod probe;
 pub mod reading;
 pub mod routing_table;
 pub mod serving;
 pub mod state_file;
 
 mod activity;
+mod announce;
+mod coordinator;
+mod monitor;
+mod probe_connection;
+mod promotion;
+mod trigger_file;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::auth::secret::NodeSecret;
+use crate::config::{Config, NodeConfig};
+use crate::wire::tls::NodeTlsConnector;
 
 use activity::Activity;
+use coordinator::Coordinator;
+use knowledge::Knowledge;
 pub use lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
+use monitor::{Monitor, Pace};
 pub use node::{NodeId, NodeRole};
+use probe_connection::Target;
+use promotion::Promoter;
 pub use reading::ServerIdentity;
 pub use routing_table::{ClusterStats, NoPrimary, NodeState, RoutingTable};
 pub use serving::Serving;
@@ -38,7 +55,13 @@ pub use state_file::StateFileError;
 
 /// The cluster as this proxy sees it: a handle, cheap to clone, for every thread.
 #[derive(Clone)]
-pub struct Cluster(Arc<Shared>);
+pub struct Cluster(Arc<Watched>);
+
+/// The tasks end with the last handle.
+struct Watched {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
 
 /// What all handles and all tasks share.
 pub(crate) struct Shared {
@@ -58,42 +81,143 @@ impl Cluster {
     ///
     /// # Errors
     /// [`StartError`]: what was remembered of the cluster can't be used.
-    pub fn start(config: &Arc<Config>) -> Result<Cluster, StartError> {
-        Ok(Cluster::frozen(RoutingTable::at_start(&config.cluster)))
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(config: &Config, tls: &NodeTlsConnector) -> Result<Cluster, StartError> {
+        let now = Instant::now();
+        let table = RoutingTable::at_start(&config.cluster, now);
+        let remembered = config
+            .cluster
+            .state_file
+            .as_deref()
+            .map(state_file::read)
+            .transpose()?
+            .flatten();
+        let knowledge = Knowledge::new(settings(config), &table, remembered, now);
+        let shared = Arc::new(Shared::new(table));
+        let (sender, events) = mpsc::channel(EVENTS_QUEUED);
+        let (remember, to_write) = watch::channel(remembered);
+        let targets: Vec<Target> = config
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| target(config, node, tls))
+            .collect();
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(
+            Coordinator {
+                knowledge,
+                shared: Arc::clone(&shared),
+                events,
+                remember,
+            }
+            .run(),
+        );
+        if let Some(path) = &config.cluster.state_file {
+            tasks.spawn(state_file::keep(path.clone(), to_write));
+        }
+        for (node, target) in shared.table.load().nodes.iter().zip(&targets) {
+            let (target, shared, readings) = (target.clone(), Arc::clone(&shared), sender.clone());
+            tasks.spawn(
+                Monitor {
+                    node: node.id,
+                    target,
+                    pace: pace(config),
+                    shared,
+                    readings,
+                }
+                .run(),
+            );
+        }
+        if let Some(path) = &config.failover.trigger_file {
+            let promoter = Promoter {
+                shared: Arc::clone(&shared),
+                orders: sender,
+                targets,
+                promote: config.failover.promote,
+                candidate: config.failover.candidate.clone(),
+            };
+            tasks.spawn(trigger_file::watch(path.clone(), promoter));
+        }
+        Ok(Cluster(Arc::new(Watched { shared, _tasks: tasks })))
     }
 
     /// A cluster that nobody watches, with this table for ever: for tests, and for explaining a route without a server.
     pub fn frozen(table: RoutingTable) -> Cluster {
-        Cluster(Arc::new(Shared::new(table)))
+        Cluster(Arc::new(Watched {
+            shared: Arc::new(Shared::new(table)),
+            _tasks: JoinSet::new(),
+        }))
     }
 
     /// The current table. Load it once per statement; a guard held for long delays nothing but its own table's end.
     pub fn table(&self) -> Guard<Arc<RoutingTable>> {
-        self.0.table.load()
+        self.0.shared.table.load()
     }
 
     /// A number that grows whenever the primary, the epoch, or a node's role or fitness for reads has changed. The table is
     /// already the new one when it does, so: subscribe, look at the table, and then wait for a change.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.version.subscribe()
+        self.0.shared.version.subscribe()
     }
 
     /// Something happened on a connection to `node` that may mean a change: it is asked at once, and all of them are if it was
     /// the primary. Cheap enough to call from every connection that breaks; a storm of hints is one question.
     pub fn hint(&self, node: NodeId, hint: Hint) {
-        self.0.hint(node, hint);
+        self.0.shared.hint(node, hint);
     }
 
     /// A client has sent a statement. Keeps the probing at its full rate; costs one relaxed load in the steady state.
     pub fn note_statement(&self) {
-        if self.0.activity.note() {
-            self.0.wake_all();
+        if self.0.shared.activity.note() {
+            self.0.shared.wake_all();
         }
     }
 
     /// Asks every node now.
     pub fn request_probe(&self) {
-        self.0.wake_all();
+        self.0.shared.wake_all();
+    }
+}
+
+/// Readings and orders that wait for the coordinator; more make the monitors wait.
+const EVENTS_QUEUED: usize = 64;
+/// Lost connections or time-outs in a row until a primary is given up.
+const FAILURES_BEFORE_OUT: u32 = 2;
+
+fn settings(config: &Config) -> knowledge::Settings {
+    knowledge::Settings {
+        election: election::Settings {
+            failures_before_out: FAILURES_BEFORE_OUT,
+            interval: config.monitor.interval,
+            timeout: config.monitor.timeout,
+        },
+        max_lag: config.routing.max_lag,
+    }
+}
+
+fn pace(config: &Config) -> Pace {
+    Pace {
+        interval: config.monitor.interval,
+        idle_interval: config.monitor.idle_interval.max(config.monitor.interval),
+        timeout: config.monitor.timeout,
+    }
+}
+
+fn target(config: &Config, node: &NodeConfig, tls: &NodeTlsConnector) -> Target {
+    Target {
+        address: node.address.clone(),
+        user: config.monitor.user.clone(),
+        database: config.monitor.database.clone(),
+        secret: config
+            .monitor
+            .password
+            .as_ref()
+            .map(|password| NodeSecret::plain(&password.0)),
+        tls: tls.clone(),
+        timeout: config.monitor.timeout,
     }
 }
 

@@ -176,8 +176,7 @@ impl NodeView {
         }
     }
 
-    /// The timeline that the running server has streamed. Proof that some server writes it.
-    pub fn streamed_timeline(&self) -> Option<Timeline> {
+    fn streamed_timeline(&self) -> Option<Timeline> {
         let running = self.answered.as_ref()?.answer.server;
         self.streamed
             .filter(|(server, _)| *server == running)

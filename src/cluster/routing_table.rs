@@ -20,14 +20,16 @@ pub struct RoutingTable {
     pub epoch: Epoch,
     /// Where writes go; `None` holds them.
     pub primary: Option<NodeId>,
-    /// The highest timeline seen. A primary is always on it.
+    /// The highest timeline seen on any node. A primary is always on it.
     pub timeline: Option<Timeline>,
-    /// The cluster's identity, once a node has told it.
+    /// The cluster's identity, once every node was asked.
     pub system_identifier: Option<SystemIdentifier>,
     /// A row per node; [`NodeId`] is the index.
     pub nodes: Box<[NodeState]>,
     /// Set exactly when `primary` is `None`.
     pub why_no_primary: Option<NoPrimary>,
+    /// Since when there is none. Set exactly when `primary` is `None`.
+    pub without_primary_since: Option<Instant>,
     /// Two nodes are out of recovery on the highest timeline.
     pub split_brain: bool,
     /// Counted since the proxy started.
@@ -36,7 +38,7 @@ pub struct RoutingTable {
 
 impl RoutingTable {
     /// The table before anything is known.
-    pub fn at_start(cluster: &config::Cluster) -> RoutingTable {
+    pub fn at_start(cluster: &config::Cluster, now: Instant) -> RoutingTable {
         let row = |(index, node): (usize, &config::NodeConfig)| NodeState {
             id: NodeId(u16::try_from(index).expect("a configuration has at most 65536 nodes")),
             name: Arc::from(node.name.as_str()),
@@ -50,6 +52,7 @@ impl RoutingTable {
             lag_bytes: None,
             timeline: None,
             wal_position: None,
+            received: None,
             replay_paused: false,
             version: None,
             last_seen: None,
@@ -62,6 +65,7 @@ impl RoutingTable {
             system_identifier: None,
             nodes: cluster.nodes.iter().enumerate().map(row).collect(),
             why_no_primary: Some(NoPrimary::Starting),
+            without_primary_since: Some(now),
             split_brain: false,
             stats: ClusterStats::default(),
         }
@@ -113,6 +117,8 @@ pub struct NodeState {
     pub timeline: Option<Timeline>,
     /// A primary's insert position, a standby's replay position.
     pub wal_position: Option<Lsn>,
+    /// On a standby: how far it has received log, replayed or not. What it would have after a promotion.
+    pub received: Option<Lsn>,
     /// `pg_wal_replay_pause()` was called on it.
     pub replay_paused: bool,
     /// `server_version_num` of its last answer.
@@ -138,6 +144,10 @@ pub enum NoPrimary {
     Starting,
     /// Every node that can be reached is in recovery.
     NoneOutOfRecovery,
+    /// No node can be reached, and none could since the proxy started.
+    NoneReachable,
+    /// The nodes that can be reached are another cluster's than the one known, as by the state file.
+    OnlyForeign,
     /// The last primary can't be reached, and no other node has taken its place.
     Unreachable(NodeId),
     /// This node is out of recovery, and the others get a moment to contradict it.
@@ -158,6 +168,8 @@ impl NoPrimary {
         match self {
             NoPrimary::Starting => "starting",
             NoPrimary::NoneOutOfRecovery => "none_out_of_recovery",
+            NoPrimary::NoneReachable => "none_reachable",
+            NoPrimary::OnlyForeign => "only_foreign",
             NoPrimary::Unreachable(_) => "primary_unreachable",
             NoPrimary::Confirming(_) => "confirming",
             NoPrimary::OnlyStale => "only_stale_primaries",
@@ -174,6 +186,8 @@ impl fmt::Display for NoPrimary {
         f.write_str(match self {
             NoPrimary::Starting => "the proxy has just started and is still asking the nodes",
             NoPrimary::NoneOutOfRecovery => "every node that can be reached is in recovery",
+            NoPrimary::NoneReachable => "no node can be reached",
+            NoPrimary::OnlyForeign => "the nodes that can be reached have another system identifier than the cluster",
             NoPrimary::Unreachable(_) => "the last primary cannot be reached and no standby has been promoted",
             NoPrimary::Confirming(_) => "a node has just left recovery and the others are being asked",
             NoPrimary::OnlyStale => "the only nodes out of recovery are on a timeline that a promotion has left behind",

@@ -1,0 +1,279 @@
+//! Everything the proxy knows of its cluster, and what follows from it. Pure: readings and orders go in, tables come out.
+//!
+//! A reading is kept (`node_view`), an election is held (`election`), the primary's position is sampled (`freshness`), standbys
+//! are judged (`serving`). The coordinator does nothing but feed this and publish what comes out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::election::{self, ClusterState, Elected, Hold, HoldPhase, Term};
+use super::freshness::{Fresh, Freshness};
+use super::lsn::{Lsn, Timeline};
+use super::node::{NodeId, NodeRole};
+use super::node_view::{NodeView, Took};
+use super::reading::{Reading, ReplayProgress, ServerState};
+use super::routing_table::{ClusterStats, NodeState, RoutingTable};
+use super::serving::{Lag, Serving, Verdict};
+use super::state_file::Remembered;
+
+/// What the proxy knows.
+pub struct Knowledge {
+    settings: Settings,
+    views: Vec<NodeView>,
+    verdicts: Vec<Verdict>,
+    freshness: Freshness,
+    elected: Elected,
+    failovers: u64,
+    last_failover: Option<Duration>,
+    without_primary_since: Option<Instant>,
+    /// Rows to fill in: name and weight.
+    blank: Box<[NodeState]>,
+}
+
+/// What decides besides readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// For who leads.
+    pub election: election::Settings,
+    /// For who serves reads.
+    pub max_lag: Duration,
+}
+
+impl Knowledge {
+    /// Nothing but what was remembered; `blank` is the table at start.
+    pub fn new(settings: Settings, blank: &RoutingTable, remembered: Option<Remembered>, now: Instant) -> Knowledge {
+        let state = ClusterState {
+            system_identifier: remembered.map(|remembered| remembered.system_identifier),
+            highest_timeline: remembered.map(|remembered| remembered.highest_timeline),
+            ..ClusterState::default()
+        };
+        let views = vec![NodeView::default(); blank.nodes.len()];
+        Knowledge {
+            elected: election::elect(&state, &views, now, &settings.election),
+            verdicts: vec![Verdict::because(Serving::Unreachable); views.len()],
+            settings,
+            views,
+            freshness: Freshness::default(),
+            failovers: 0,
+            last_failover: None,
+            without_primary_since: Some(now),
+            blank: blank.nodes.clone(),
+        }
+    }
+
+    /// Takes a reading of `node` and draws the conclusions. One that came too late changes nothing.
+    pub fn take(&mut self, node: NodeId, reading: Reading, now: Instant) {
+        let Some(view) = self.views.get_mut(node.index()) else {
+            return;
+        };
+        match view.take(reading) {
+            Took::AsNewest => self.conclude(Some(node), now),
+            Took::TooLate => {}
+        }
+    }
+
+    /// Time has passed: a claim may count now.
+    pub fn look_again(&mut self, now: Instant) {
+        self.conclude(None, now);
+    }
+
+    /// A promotion begins: nobody is the primary until one on a higher timeline is. Returns the timeline that it leaves; `None`
+    /// if none is known, and then nothing is held.
+    pub fn hold(&mut self, now: Instant) -> Option<Timeline> {
+        let above = self.elected.timeline?;
+        self.elected.state.hold = Some(Hold {
+            above,
+            phase: HoldPhase::Promoting,
+        });
+        self.conclude(None, now);
+        Some(above)
+    }
+
+    /// The promotion did certainly not happen: the old primary may go on.
+    pub fn release(&mut self, now: Instant) {
+        self.elected.state.hold = None;
+        self.conclude(None, now);
+    }
+
+    /// The promotion may have happened or happen yet: the old primary stays fenced.
+    pub fn hold_on(&mut self, now: Instant) {
+        if let Some(hold) = &mut self.elected.state.hold {
+            hold.phase = HoldPhase::Uncertain;
+        }
+        self.conclude(None, now);
+    }
+
+    /// What should survive a restart; `None` before the first primary.
+    pub fn to_remember(&self) -> Option<Remembered> {
+        let state = &self.elected.state;
+        Some(Remembered {
+            system_identifier: state.system_identifier?,
+            highest_timeline: state.highest_timeline?,
+        })
+    }
+
+    fn conclude(&mut self, read: Option<NodeId>, now: Instant) {
+        let before = self.elected.state;
+        self.elected = election::elect(&before, &self.views, now, &self.settings.election);
+        self.count_failover(before.last, now);
+        self.sample_primary();
+        for index in 0..self.views.len() {
+            let was_read = read.is_some_and(|node| node.index() == index);
+            self.verdicts[index] = self.verdict(index, was_read);
+        }
+    }
+
+    fn count_failover(&mut self, before: Option<Term>, now: Instant) {
+        let state = &self.elected.state;
+        let moved = |before: Term, after: Term| (before.node, before.timeline) != (after.node, after.timeline);
+        if let (Some(before), Some(after)) = (before, state.current)
+            && moved(before, after)
+        {
+            self.failovers += 1;
+            let waited = self
+                .without_primary_since
+                .map(|since| now.saturating_duration_since(since));
+            self.last_failover = Some(waited.unwrap_or_default());
+        }
+        self.without_primary_since = match state.current {
+            Some(_) => None,
+            None => self.without_primary_since.or(Some(now)),
+        };
+    }
+
+    /// Taking the same reading twice is harmless.
+    fn sample_primary(&mut self) {
+        let Some(term) = self.elected.state.current else { return };
+        let Some(answered) = self.views.get(term.node.index()).and_then(NodeView::reached) else {
+            return;
+        };
+        if let ServerState::Primary {
+            timeline,
+            insert,
+            flush,
+        } = answered.answer.state
+        {
+            self.freshness
+                .sample(term.node, timeline, answered.asked_at, insert, flush);
+        }
+    }
+
+    fn verdict(&self, index: usize, was_read: bool) -> Verdict {
+        let before = self.verdicts[index];
+        match self.elected.roles[index] {
+            NodeRole::Primary => Verdict::because(Serving::Serving),
+            NodeRole::StalePrimary => Verdict::because(Serving::Fenced),
+            NodeRole::Foreign => Verdict::because(Serving::Foreign),
+            NodeRole::Unreachable | NodeRole::Unknown => Verdict::because(Serving::Unreachable),
+            NodeRole::Standby if self.views[index].reached().is_none() => Verdict::because(Serving::Unreachable),
+            NodeRole::Standby if !self.follows(index) => Verdict::because(Serving::OtherTimeline),
+            NodeRole::Standby => match self.lag(index) {
+                Lag::Unknown => before.after(Lag::Unknown, self.settings.max_lag),
+                // Only a reading of its own is news of its lag.
+                Lag::Known(_) if !was_read => before,
+                lag @ Lag::Known(_) => before.after(lag, self.settings.max_lag),
+            },
+        }
+    }
+
+    /// Whether a standby is on the cluster's timeline.
+    fn follows(&self, index: usize) -> bool {
+        let timeline = self.views[index].timeline();
+        timeline.is_some() && timeline == self.elected.timeline
+    }
+
+    /// What the samples say about a standby. A node that can't be asked now may be restarting, and then be behind what it was.
+    fn fresh(&self, index: usize) -> Option<Fresh> {
+        let comparable = self.follows(index) && self.freshness.timeline() == self.elected.timeline;
+        let replayed = self.replayed(index).filter(|_| comparable)?;
+        self.freshness.of(replayed)
+    }
+
+    fn replayed(&self, index: usize) -> Option<Lsn> {
+        match self.views[index].reached()?.answer.state {
+            ServerState::Standby { replayed, .. } => replayed,
+            ServerState::Primary { .. } => None,
+        }
+    }
+
+    /// The lag that decides about serving: for how long the primary had had, when the standby was read, what it hadn't replayed.
+    /// Not `now - fresh_as_of`, which an idle proxy's slow sampling would inflate.
+    fn lag(&self, index: usize) -> Lag {
+        let (Some(fresh), Some(answered)) = (self.fresh(index), self.views[index].reached()) else {
+            return Lag::Unknown;
+        };
+        if self.elected.state.current.is_none() {
+            return Lag::Unknown;
+        }
+        let lag = fresh.behind_since.map_or(Duration::ZERO, |since| {
+            answered.taken_at.saturating_duration_since(since)
+        });
+        // One that hasn't reached the oldest sample may be further behind than the samples go.
+        if fresh.durable_as_of.is_none() && lag <= self.settings.max_lag {
+            Lag::Unknown
+        } else {
+            Lag::Known(lag)
+        }
+    }
+
+    /// The table as of now.
+    pub fn table(&self) -> RoutingTable {
+        let state = &self.elected.state;
+        RoutingTable {
+            epoch: state.epoch,
+            primary: state.current.map(|term| term.node),
+            timeline: self.elected.timeline,
+            system_identifier: self.elected.system_identifier,
+            nodes: self.blank.iter().map(|blank| self.row(blank)).collect(),
+            why_no_primary: self.elected.why_no_primary,
+            without_primary_since: self.without_primary_since,
+            split_brain: self.elected.split_brain,
+            stats: ClusterStats {
+                failovers: self.failovers,
+                last_failover: self.last_failover,
+                split_brain: self.elected.split_brain,
+            },
+        }
+    }
+
+    fn row(&self, blank: &NodeState) -> NodeState {
+        let index = blank.id.index();
+        let view = &self.views[index];
+        let fresh = self.fresh(index);
+        let mut row = NodeState {
+            name: Arc::clone(&blank.name),
+            role: self.elected.roles[index],
+            serving: self.verdicts[index].serving,
+            fresh_as_of: fresh.and_then(|fresh| fresh.fresh_as_of),
+            durable_as_of: fresh.and_then(|fresh| fresh.durable_as_of),
+            lag_bytes: fresh.map(|fresh| fresh.behind_bytes),
+            timeline: view.timeline(),
+            last_error: view.failure().map(|failure| Arc::clone(&failure.message)),
+            ..*blank
+        };
+        if let Some(answered) = view.answered() {
+            row.server_start = Some(answered.answer.server);
+            row.version = Some(answered.answer.version);
+            row.round_trip = Some(answered.taken_at.saturating_duration_since(answered.asked_at));
+            row.last_seen = Some(answered.taken_at);
+            match answered.answer.state {
+                ServerState::Primary { insert, .. } => row.wal_position = Some(insert),
+                ServerState::Standby {
+                    replayed,
+                    received,
+                    progress,
+                    ..
+                } => {
+                    row.wal_position = replayed;
+                    row.received = received;
+                    row.replay_paused = progress == ReplayProgress::Paused;
+                }
+            }
+        }
+        row
+    }
+}
+
+#[cfg(test)]
+#[path = "knowledge_tests.rs"]
+mod tests;

@@ -1,0 +1,306 @@
+//! From readings to tables.
+
+use super::super::lsn::SystemIdentifier;
+use super::super::reading::{Answer, FailureKind, Outcome, ServerIdentity, Unreachable};
+use super::super::routing_table::NoPrimary;
+use super::*;
+use crate::config;
+
+const OURS: SystemIdentifier = SystemIdentifier(7);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+struct Bench {
+    start: Instant,
+    now: u64,
+    knowledge: Knowledge,
+}
+
+fn primary(timeline: u32, lsn: u64) -> ServerState {
+    ServerState::Primary {
+        timeline: Timeline(timeline),
+        insert: Lsn(lsn),
+        flush: Lsn(lsn),
+    }
+}
+
+fn standby(timeline: u32, lsn: u64) -> ServerState {
+    ServerState::Standby {
+        replayed: Some(Lsn(lsn)),
+        received: Some(Lsn(lsn)),
+        received_timeline: Some(Timeline(timeline)),
+        recovered_timeline: None,
+        progress: ReplayProgress::Running,
+    }
+}
+
+impl Bench {
+    fn new(nodes: u16) -> Bench {
+        let start = Instant::now();
+        let node = |port| config::NodeConfig {
+            address: config::NodeAddress { host: "h".into(), port },
+            name: format!("node {port}"),
+            weight: 1,
+        };
+        let nodes = (0..nodes).map(node).collect();
+        let cluster = config::Cluster {
+            nodes,
+            state_file: None,
+            tls: config::NodeTls::default(),
+        };
+        let election = election::Settings {
+            failures_before_out: 2,
+            interval: ms(250),
+            timeout: ms(1000),
+        };
+        let settings = Settings {
+            election,
+            max_lag: Duration::from_secs(10),
+        };
+        let knowledge = Knowledge::new(settings, &RoutingTable::at_start(&cluster, start), None, start);
+        Bench {
+            start,
+            now: 0,
+            knowledge,
+        }
+    }
+
+    fn at(&self) -> Instant {
+        self.start + ms(self.now)
+    }
+
+    fn take(&mut self, node: u16, outcome: Outcome) -> RoutingTable {
+        self.now += 1;
+        let reading = Reading {
+            asked_at: self.at(),
+            taken_at: self.at(),
+            outcome,
+        };
+        self.knowledge.take(NodeId(node), reading, self.at());
+        self.knowledge.table()
+    }
+
+    fn reach(&mut self, node: u16, state: ServerState) -> RoutingTable {
+        let server = ServerIdentity(i64::from(node));
+        self.take(
+            node,
+            Outcome::Reached(Answer {
+                system_identifier: OURS,
+                server,
+                version: 150_018,
+                state,
+            }),
+        )
+    }
+
+    fn lose(&mut self, node: u16, kind: FailureKind) -> RoutingTable {
+        self.take(
+            node,
+            Outcome::Unreachable(Unreachable {
+                kind,
+                message: "gone".into(),
+            }),
+        )
+    }
+
+    fn usual() -> Bench {
+        let mut bench = Bench::new(2);
+        bench.reach(0, primary(1, 100));
+        let table = bench.reach(1, standby(1, 100));
+        assert_eq!(table.primary, Some(NodeId(0)));
+        let table = bench.reach(1, standby(1, 100));
+        assert_eq!(table.nodes[1].serving, Serving::Serving);
+        bench
+    }
+}
+
+#[test]
+fn a_standby_serves_as_soon_as_it_has_reached_a_sample() {
+    let mut bench = Bench::new(2);
+    bench.reach(0, primary(1, 100));
+    let table = bench.reach(1, standby(1, 90));
+    assert_eq!(
+        (table.nodes[1].serving, table.nodes[1].fresh_as_of),
+        (Serving::LagUnknown, None)
+    );
+    assert_eq!(table.nodes[1].lag_bytes, Some(10));
+    let table = bench.reach(1, standby(1, 100));
+    assert_eq!(table.nodes[1].serving, Serving::Serving);
+    assert_eq!(table.nodes[1].fresh_as_of, Some(bench.start + ms(1)));
+}
+
+#[test]
+fn a_standby_that_never_reaches_the_first_sample_lags_in_the_end() {
+    let mut bench = Bench::new(2);
+    bench.reach(0, primary(1, 100));
+    bench.reach(1, standby(1, 90));
+    bench.now += 10_100;
+    assert_eq!(bench.reach(1, standby(1, 90)).nodes[1].serving, Serving::Lagging);
+}
+
+#[test]
+fn idle_probing_of_an_idle_cluster_shows_a_lag_below_two_intervals_and_no_verdict_changes() {
+    let mut bench = Bench::usual();
+    for _ in 0..100 {
+        bench.now += 2_500;
+        bench.reach(0, primary(1, 100));
+        bench.now += 2_500;
+        let table = bench.reach(1, standby(1, 100));
+        assert_eq!(table.nodes[1].serving, Serving::Serving);
+        assert!(table.nodes[1].lag(bench.at()).unwrap() <= ms(10_000));
+    }
+}
+
+#[test]
+fn slow_probing_of_a_busy_cluster_is_not_lag() {
+    let mut bench = Bench::usual();
+    for round in 1..100 {
+        bench.now += 12_000;
+        let table = bench.reach(1, standby(1, 100 + round * 100));
+        assert_eq!(table.nodes[1].serving, Serving::Serving, "round {round}");
+        bench.now += 3_000;
+        bench.reach(0, primary(1, 100 + round * 100 + 50));
+    }
+}
+
+#[test]
+fn a_paused_standby_is_dropped_after_max_lag_and_returns_with_two_readings() {
+    let mut bench = Bench::usual();
+    let mut dropped_after = None;
+    for round in 1..100 {
+        bench.now += 250;
+        bench.reach(0, primary(1, 100 + round));
+        let table = bench.reach(1, standby(1, 100));
+        if table.nodes[1].serving == Serving::Lagging {
+            dropped_after.get_or_insert(bench.now);
+        }
+    }
+    let dropped_after = dropped_after.unwrap();
+    assert!((10_000..11_000).contains(&dropped_after), "{dropped_after}");
+    assert_eq!(bench.reach(1, standby(1, 500)).nodes[1].serving, Serving::Lagging);
+    assert_eq!(bench.reach(1, standby(1, 500)).nodes[1].serving, Serving::Serving);
+}
+
+#[test]
+fn without_a_primary_lag_is_unknown_and_freshness_stands_still() {
+    let mut bench = Bench::usual();
+    let before = bench.knowledge.table().nodes[1].fresh_as_of;
+    let table = bench.lose(0, FailureKind::NotRunning);
+    assert_eq!(table.why_no_primary, Some(NoPrimary::Unreachable(NodeId(0))));
+    assert_eq!(table.without_primary_since, Some(bench.at()));
+    assert_eq!(table.nodes[1].serving, Serving::LagUnknown);
+    bench.now += 60_000;
+    let table = bench.reach(1, standby(1, 100));
+    assert_eq!(
+        (table.nodes[1].serving, table.nodes[1].fresh_as_of),
+        (Serving::LagUnknown, before)
+    );
+    // It comes back, and the standby needs some seconds to reconnect: it isn't dropped for the outage.
+    bench.reach(0, primary(1, 200));
+    let table = bench.reach(1, standby(1, 100));
+    assert_eq!((table.primary, table.stats.failovers), (Some(NodeId(0)), 0));
+    assert_eq!(table.nodes[1].serving, Serving::Serving);
+    assert_eq!(table.nodes[1].fresh_as_of, before);
+}
+
+#[test]
+fn one_lost_connection_takes_a_standby_out_and_no_primary() {
+    let mut bench = Bench::usual();
+    let table = bench.lose(1, FailureKind::Lost);
+    assert_eq!(
+        (table.nodes[1].role, table.nodes[1].serving),
+        (NodeRole::Unreachable, Serving::Unreachable)
+    );
+    assert_eq!(
+        (table.nodes[1].fresh_as_of, table.nodes[1].last_error.as_deref()),
+        (None, Some("gone"))
+    );
+    // It comes back behind what it was, without having been seen to restart.
+    let table = bench.reach(1, standby(1, 60));
+    assert_eq!(
+        (table.nodes[1].fresh_as_of, table.nodes[1].last_error.as_deref()),
+        (None, None)
+    );
+    let table = bench.lose(0, FailureKind::Lost);
+    assert_eq!(
+        (table.primary, table.nodes[0].role),
+        (Some(NodeId(0)), NodeRole::Primary)
+    );
+}
+
+#[test]
+fn after_a_promotion_a_standby_has_no_freshness_until_it_follows() {
+    let mut bench = Bench::new(3);
+    bench.reach(0, primary(1, 100));
+    bench.reach(2, standby(1, 100));
+    bench.reach(1, standby(1, 100));
+    bench.lose(0, FailureKind::NotRunning);
+    bench.now += 40;
+    let table = bench.reach(1, primary(2, 150));
+    assert_eq!((table.primary, table.epoch.0), (Some(NodeId(1)), 2));
+    assert_eq!((table.stats.failovers, table.stats.last_failover), (1, Some(ms(41))));
+    // Diverged: it has replayed more of the old timeline than the new primary had, so positions alone would call it fresh.
+    let table = bench.reach(2, standby(1, 170));
+    assert_eq!(
+        (table.nodes[2].serving, table.nodes[2].fresh_as_of),
+        (Serving::OtherTimeline, None)
+    );
+    let table = bench.reach(2, standby(2, 150));
+    assert_eq!(table.nodes[2].serving, Serving::Serving);
+    assert!(table.nodes[2].fresh_as_of.is_some());
+}
+
+#[test]
+fn a_standby_keeps_its_timeline_while_its_receiver_reconnects() {
+    let mut bench = Bench::usual();
+    let reconnecting = ServerState::Standby {
+        replayed: Some(Lsn(100)),
+        received: Some(Lsn(100)),
+        received_timeline: None,
+        recovered_timeline: None,
+        progress: ReplayProgress::Running,
+    };
+    assert_eq!(bench.reach(1, reconnecting.clone()).nodes[1].serving, Serving::Serving);
+    // Another run of the server: nothing is known of it.
+    let answer = Answer {
+        system_identifier: OURS,
+        server: ServerIdentity(99),
+        version: 150_018,
+        state: reconnecting,
+    };
+    assert_eq!(
+        bench.take(1, Outcome::Reached(answer)).nodes[1].serving,
+        Serving::OtherTimeline
+    );
+}
+
+#[test]
+fn a_promotion_that_failed_gives_the_old_primary_its_writes_back() {
+    let mut bench = Bench::usual();
+    assert_eq!(bench.knowledge.hold(bench.at()), Some(Timeline(1)));
+    let table = bench.knowledge.table();
+    assert_eq!(
+        (table.primary, table.why_no_primary),
+        (None, Some(NoPrimary::Promoting))
+    );
+    assert_eq!(
+        (table.nodes[0].role, table.nodes[0].serving),
+        (NodeRole::StalePrimary, Serving::Fenced)
+    );
+    bench.knowledge.release(bench.at());
+    let table = bench.knowledge.table();
+    assert_eq!(
+        (table.primary, table.epoch.0, table.stats.failovers),
+        (Some(NodeId(0)), 1, 0)
+    );
+
+    bench.knowledge.hold(bench.at());
+    bench.knowledge.hold_on(bench.at());
+    assert_eq!(
+        bench.reach(0, primary(1, 200)).why_no_primary,
+        Some(NoPrimary::PromotionUncertain)
+    );
+    assert_eq!(bench.reach(1, primary(2, 200)).primary, Some(NodeId(1)));
+}

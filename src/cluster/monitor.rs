@@ -1,0 +1,182 @@
+//! One task per node: keeps one connection, asks, reports; asks at once when woken.
+//!
+//! Between two questions it reads its connection, so that a server that stops or crashes is noticed when it does and not at the
+//! next tick. After a failure it tries again at once, then at growing, jittered pauses; a wake-up cuts every pause short. A
+//! failure is reported before the next attempt, so that nobody relies on a server that may be restarting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::coordinator::Event;
+use super::node::NodeId;
+use super::probe_connection::{AskError, ProbeConnection, Target};
+use super::reading::{FailureKind, Outcome, Reading, Unreachable};
+
+/// How often to ask.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Normally.
+    pub(super) interval: Duration,
+    /// When no client has sent a statement for a while.
+    pub(super) idle_interval: Duration,
+    /// A question that takes longer has failed.
+    pub(super) timeout: Duration,
+}
+
+/// No more often than this, however many hints come.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// While there is no primary the next one is looked for this often.
+const HURRY: Duration = Duration::from_millis(50);
+/// But no longer than this after the last one went: by then statements that waited for it have given up.
+const HURRY_FOR: Duration = Duration::from_secs(15);
+/// The first pause after a second failure in a row.
+const FIRST_BACKOFF: Duration = Duration::from_millis(25);
+/// The longest pause between attempts.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Watches one node.
+pub(super) struct Monitor {
+    pub(super) node: NodeId,
+    pub(super) target: Target,
+    pub(super) pace: Pace,
+    pub(super) shared: Arc<Shared>,
+    pub(super) readings: mpsc::Sender<Event>,
+}
+
+/// Nobody takes the readings any more.
+struct NobodyListens;
+
+impl Monitor {
+    /// Runs until nobody takes the readings any more.
+    pub(super) async fn run(self) {
+        let mut failures = 0;
+        while self.connect_and_ask(&mut failures).await.is_ok() {
+            failures += 1;
+            self.pause(backoff(failures, self.hurries())).await;
+        }
+    }
+
+    /// One connection's life. `failures` is back at zero as soon as a question was answered.
+    async fn connect_and_ask(&self, failures: &mut u32) -> Result<(), NobodyListens> {
+        let asked_at = Instant::now();
+        let mut connection = match ProbeConnection::open(&self.target).await {
+            Ok(connection) => connection,
+            Err(failure) => return self.report(asked_at, Outcome::Unreachable(failure)).await,
+        };
+        loop {
+            let asked_at = Instant::now();
+            let answer = match timeout(self.pace.timeout, connection.ask()).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => {
+                    return self
+                        .report(asked_at, Outcome::Unreachable(error.into_unreachable()))
+                        .await;
+                }
+                Err(_) => return self.report(asked_at, Outcome::Unreachable(self.timed_out())).await,
+            };
+            *failures = 0;
+            self.report(asked_at, Outcome::Reached(answer)).await?;
+            if let Err(lost) = self.wait(&mut connection).await {
+                return self
+                    .report(Instant::now(), Outcome::Unreachable(lost.into_unreachable()))
+                    .await;
+            }
+        }
+    }
+
+    /// Until the next question is due, or the connection is lost.
+    async fn wait(&self, connection: &mut ProbeConnection) -> Result<(), AskError> {
+        tokio::select! {
+            error = connection.until_lost() => Err(error),
+            () = self.pause(self.interval()) => Ok(()),
+        }
+    }
+
+    /// Waits for this long, give or take a tenth so that many proxies don't ask in step, or until woken.
+    async fn pause(&self, pause: Duration) {
+        tokio::time::sleep(pause.min(SHORTEST_PAUSE)).await;
+        let rest = jittered(pause).saturating_sub(SHORTEST_PAUSE);
+        // The time is up, or somebody knows something: both mean "ask".
+        let _ = timeout(rest, self.shared.wake[self.node.index()].notified()).await;
+    }
+
+    fn interval(&self) -> Duration {
+        if self.shared.activity.is_idle() {
+            self.pace.idle_interval
+        } else if self.hurries() {
+            self.pace.interval.min(HURRY)
+        } else {
+            self.pace.interval
+        }
+    }
+
+    fn hurries(&self) -> bool {
+        let since = self.shared.table.load().without_primary_since;
+        since.is_some_and(|since| since.elapsed() < HURRY_FOR) && !self.shared.activity.is_idle()
+    }
+
+    async fn report(&self, asked_at: Instant, outcome: Outcome) -> Result<(), NobodyListens> {
+        let reading = Reading {
+            asked_at,
+            taken_at: Instant::now(),
+            outcome,
+        };
+        self.readings
+            .send(Event::Reading(self.node, reading))
+            .await
+            .map_err(|_| NobodyListens)
+    }
+
+    fn timed_out(&self) -> Unreachable {
+        let message = format!("no answer within {:?}", self.pace.timeout);
+        Unreachable {
+            kind: FailureKind::Lost,
+            message: message.into(),
+        }
+    }
+}
+
+/// The pause before the next attempt: none after the first failure, which may just have been the old connection's end.
+fn backoff(failures: u32, hurry: bool) -> Duration {
+    let longest = if hurry {
+        LONGEST_BACKOFF.min(HURRY * 2)
+    } else {
+        LONGEST_BACKOFF
+    };
+    match failures {
+        0 | 1 => Duration::ZERO,
+        _ => FIRST_BACKOFF.saturating_mul(1 << (failures - 2).min(10)).min(longest),
+    }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    // Without randomness from the system there is no jitter, and no harm.
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    pause.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_retry_is_at_once_and_the_pauses_grow_to_a_second() {
+        assert_eq!(backoff(1, false), Duration::ZERO);
+        assert_eq!(backoff(2, false), FIRST_BACKOFF);
+        assert_eq!(backoff(3, false), FIRST_BACKOFF * 2);
+        assert_eq!(backoff(u32::MAX, false), LONGEST_BACKOFF);
+        assert_eq!(backoff(u32::MAX, true), HURRY * 2);
+    }
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        for _ in 0..1000 {
+            let pause = jittered(Duration::from_millis(1000)).as_millis();
+            assert!((900..=1100).contains(&pause), "{pause}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! A monitor's connection: logs in, sends one simple Query at a time, and notices when the server says good-bye.
+//!
+//! Bounded: an answer is at most [`MAX_MESSAGE`] a message and [`MAX_ROWS`] rows, and whoever calls sets the deadline. After any
+//! error the connection is of no use any more.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::probe::{self, BadRow};
+use super::reading::{Answer, FailureKind, Unreachable};
+use crate::auth::secret::NodeSecret;
+use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
+use crate::config::NodeAddress;
+use crate::wire::error_response::ErrorView;
+use crate::wire::sqlstate::SqlState;
+use crate::wire::stream::Stream;
+use crate::wire::tls::NodeTlsConnector;
+
+/// No message of an answer to us is longer.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// No answer to us has more rows.
+const MAX_ROWS: usize = 16;
+
+/// Where and as whom to log in.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) address: NodeAddress,
+    pub(super) user: String,
+    pub(super) database: String,
+    pub(super) secret: Option<NodeSecret>,
+    pub(super) tls: NodeTlsConnector,
+    /// For the login.
+    pub(super) timeout: Duration,
+}
+
+/// A connection that is logged in.
+pub(super) struct ProbeConnection {
+    stream: Stream,
+    received: BytesMut,
+}
+
+/// What went wrong with a question.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// The connection broke, or the server ended it.
+    #[error("connection lost: {0}")]
+    Lost(String),
+    /// The statement failed.
+    #[error("{message} ({code})")]
+    Sql { code: SqlState, message: String },
+    /// Not what the protocol or the statement promise.
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
+}
+
+/// The columns of a row, as text.
+pub(super) type Row = Vec<Option<Bytes>>;
+
+impl ProbeConnection {
+    /// Logs in.
+    pub(super) async fn open(target: &Target) -> Result<ProbeConnection, Unreachable> {
+        let login = ServerLogin {
+            address: &target.address,
+            user: &target.user,
+            database: &target.database,
+            parameters: &[("application_name", "pgsluice monitor")],
+            secret: target.secret.as_ref(),
+            tls: &target.tls,
+            timeout: target.timeout,
+        };
+        match server_login::connect(login).await {
+            Ok(session) => Ok(ProbeConnection {
+                stream: session.stream,
+                received: BytesMut::new(),
+            }),
+            Err(error) => Err(Unreachable {
+                kind: kind_of_login_failure(&error),
+                message: Arc::from(error.to_string()),
+            }),
+        }
+    }
+
+    /// Asks [`probe::STATEMENT`]; once more if the server left recovery while it answered.
+    pub(super) async fn ask(&mut self) -> Result<Answer, AskError> {
+        let rows = match self.query(probe::STATEMENT).await {
+            Err(AskError::Sql {
+                code: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                ..
+            }) => self.query(probe::STATEMENT).await?,
+            other => other?,
+        };
+        let [row] = &rows[..] else {
+            return Err(AskError::Unexpected(format!("{} rows", rows.len())));
+        };
+        let columns: Vec<Option<&[u8]>> = row.iter().map(Option::as_deref).collect();
+        Ok(probe::read_row(&columns)?)
+    }
+
+    /// Runs one statement and collects its rows.
+    pub(super) async fn query(&mut self, statement: &str) -> Result<Vec<Row>, AskError> {
+        let mut message = Vec::with_capacity(statement.len() + 6);
+        message.push(b'Q');
+        message.extend(
+            u32::try_from(statement.len() + 5)
+                .expect("our own statements are short")
+                .to_be_bytes(),
+        );
+        message.extend(statement.as_bytes());
+        message.push(0);
+        self.stream.write_all(&message).await?;
+        self.stream.flush().await?;
+
+        let (mut rows, mut failure) = (Vec::new(), None);
+        loop {
+            let (tag, body) = match (self.next_message().await, failure.take()) {
+                // A FATAL error is followed by the connection's end, not by ReadyForQuery.
+                (Err(AskError::Lost(_)), Some(last_word)) => {
+                    return Err(AskError::Lost(AskError::to_string(&last_word)));
+                }
+                (message, before) => {
+                    failure = before;
+                    message?
+                }
+            };
+            match tag {
+                b'D' if rows.len() < MAX_ROWS => rows.push(row(body)?),
+                b'D' => return Err(AskError::Unexpected("too many rows".into())),
+                b'E' => failure = Some(sql_error(&body)),
+                b'Z' => return failure.map_or(Ok(rows), Err),
+                // RowDescription, CommandComplete, EmptyQueryResponse, notices, parameters, notifications
+                b'T' | b'C' | b'I' | b'N' | b'S' | b'A' => {}
+                other => return Err(AskError::Unexpected(format!("message {:?}", char::from(other)))),
+            }
+        }
+    }
+
+    /// Reads what the server says unasked, until the connection ends; says why. Dropping the future loses nothing.
+    pub(super) async fn until_lost(&mut self) -> AskError {
+        loop {
+            match self.next_message().await {
+                Ok((b'E', body)) => return AskError::Lost(sql_error(&body).to_string()),
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// The next whole message: its tag and its body. Dropping the future loses nothing.
+    async fn next_message(&mut self) -> Result<(u8, Bytes), AskError> {
+        loop {
+            if let Some(header) = self.received.first_chunk::<5>() {
+                let [tag, length @ ..] = *header;
+                let length = u32::from_be_bytes(length) as usize;
+                if !(4..=MAX_MESSAGE).contains(&length) {
+                    return Err(AskError::Unexpected(format!("a message of {length} bytes")));
+                }
+                if self.received.len() > length {
+                    let mut message = self.received.split_to(length + 1).freeze();
+                    message.advance(5);
+                    return Ok((tag, message));
+                }
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(AskError::Lost("the server closed it".into()));
+            }
+        }
+    }
+}
+
+impl AskError {
+    /// What the failure says about the server. A connection that ends proves nothing, not even with 57P01: an administrator may
+    /// have ended just this one. The next login tells.
+    pub(super) fn into_unreachable(self) -> Unreachable {
+        let kind = match &self {
+            AskError::Lost(_) => FailureKind::Lost,
+            AskError::Sql { .. } | AskError::Unexpected(_) => FailureKind::Refused,
+        };
+        Unreachable {
+            kind,
+            message: Arc::from(self.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for AskError {
+    fn from(error: io::Error) -> AskError {
+        AskError::Lost(error.to_string())
+    }
+}
+
+impl From<BadRow> for AskError {
+    fn from(error: BadRow) -> AskError {
+        AskError::Unexpected(error.to_string())
+    }
+}
+
+fn sql_error(body: &[u8]) -> AskError {
+    match ErrorView::parse(body) {
+        Some(view) => AskError::Sql {
+            code: view.code,
+            message: view.message_text().into_owned(),
+        },
+        None => AskError::Unexpected("a malformed ErrorResponse".into()),
+    }
+}
+
+fn row(mut body: Bytes) -> Result<Row, AskError> {
+    let short = || AskError::Unexpected("a short DataRow".into());
+    let columns = body.try_get_u16().map_err(|_| short())?;
+    let mut row = Vec::with_capacity(usize::from(columns).min(64));
+    for _ in 0..columns {
+        let length = body.try_get_i32().map_err(|_| short())?;
+        row.push(match usize::try_from(length) {
+            Err(_) => None,
+            Ok(length) if length <= body.len() => Some(body.split_to(length)),
+            Ok(_) => return Err(short()),
+        });
+    }
+    Ok(row)
+}
+
+fn kind_of_login_failure(error: &ServerLoginError) -> FailureKind {
+    match error {
+        ServerLoginError::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            FailureKind::NotRunning
+        }
+        ServerLoginError::Unreachable(_) | ServerLoginError::TimedOut => FailureKind::Lost,
+        ServerLoginError::Refused { .. } if error.is_node_down() => FailureKind::NotRunning,
+        ServerLoginError::Refused { .. }
+        | ServerLoginError::Tls(_)
+        | ServerLoginError::PasswordNeeded
+        | ServerLoginError::SecretUnfit { .. }
+        | ServerLoginError::Scram(_)
+        | ServerLoginError::UnsupportedAuth(_)
+        | ServerLoginError::Protocol(_) => FailureKind::Refused,
+    }
+}

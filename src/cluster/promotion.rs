@@ -1,0 +1,381 @@
+//! The one promotion that pgsluice does itself: the steps that the trigger file asks for.
+//!
+//! ```text
+//! hold writes, fence the old primary ─▶ read every node ─▶ choose ─▶ let the chosen one catch up ─▶ pg_promote()
+//!                                                    ─▶ wait until it leads on a higher timeline
+//! ```
+//!
+//! Every step is bounded and logged with the time it took. What matters when one fails is whether the promotion may have
+//! happened, or may happen yet: if certainly not, the old primary gets its writes back; otherwise it stays fenced, because what
+//! it took could be lost, and writes are held until a node leads on a higher timeline (or an operator asks again).
+//!
+//! A server that watches the same file itself (PostgreSQL up to 15), or an HA manager that is faster, is no error: promoting a
+//! server that has just been promoted is done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use super::coordinator::Event;
+use super::lsn::{Lsn, Timeline};
+use super::node::{NodeId, NodeRole};
+use super::probe_connection::{AskError, ProbeConnection, Target};
+use super::routing_table::{NodeState, RoutingTable};
+use crate::config::Promote;
+use crate::wire::sqlstate::SqlState;
+
+/// How long a promotion may take, once asked for. A standby first replays all that it has received.
+const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the candidate may take to receive what the old primary, if it still runs, has written.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often to look while waiting. Each look wakes the monitors.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Signals the server and returns; whether it worked is seen by the monitors, sooner than by waiting in the function (100 ms).
+const PROMOTE: &str = "SELECT pg_catalog.pg_promote(false)";
+
+/// Promotes a standby on request.
+pub(super) struct Promoter {
+    pub(super) shared: Arc<Shared>,
+    pub(super) orders: mpsc::Sender<Event>,
+    /// By [`NodeId`].
+    pub(super) targets: Vec<Target>,
+    pub(super) promote: Promote,
+    /// The configured candidate's name.
+    pub(super) candidate: Option<String>,
+}
+
+/// Who leads after a promotion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Promoted {
+    pub(super) node: Arc<str>,
+    pub(super) timeline: Timeline,
+}
+
+/// Why nobody was promoted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PromotionError {
+    #[error("the proxy is stopping")]
+    Stopping,
+    #[error("no node of the cluster was ever reached")]
+    NothingKnown,
+    #[error("{0}")]
+    NoCandidate(#[from] NoCandidate),
+    #[error("{node} can't be asked to promote itself: {why}")]
+    NotAsked { node: Arc<str>, why: String },
+    #[error("no node was promoted within {PROMOTION_TIMEOUT:?} by whoever else should do it (promote = \"never\")")]
+    NobodyElseDid,
+    #[error("{node} was asked to promote itself, and it isn't known whether it will: {why}")]
+    Uncertain { node: Arc<str>, why: String },
+}
+
+/// Why no standby can be promoted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoCandidate {
+    #[error("no standby on timeline {0} can be reached")]
+    NoneFit(Timeline),
+    #[error("the configured candidate {name} is no standby on timeline {timeline} that can be reached")]
+    ConfiguredUnfit { name: String, timeline: Timeline },
+}
+
+impl PromotionError {
+    /// Whether the old primary may safely go on.
+    fn certainly_not_promoted(&self) -> bool {
+        match self {
+            PromotionError::Stopping
+            | PromotionError::NothingKnown
+            | PromotionError::NoCandidate(_)
+            | PromotionError::NotAsked { .. }
+            | PromotionError::NobodyElseDid => true,
+            PromotionError::Uncertain { .. } => false,
+        }
+    }
+}
+
+impl Promoter {
+    /// All the steps; ends within some 65 seconds. Writes are no longer held at its end, unless the outcome is uncertain.
+    pub(super) async fn run(&self) -> Result<Promoted, PromotionError> {
+        let began = Instant::now();
+        let above = self.hold().await?;
+        tracing::info!(
+            timeline = above.0,
+            took_ms = millis(began),
+            "promotion: writes are held, the old primary is fenced"
+        );
+        let outcome = self.promote_above(above).await;
+        match &outcome {
+            Ok(promoted) => tracing::info!(
+                node = %promoted.node, timeline = promoted.timeline.0, took_ms = millis(began), "promotion: done"
+            ),
+            Err(error) if error.certainly_not_promoted() => {
+                self.order(Event::Release).await?;
+                tracing::error!(%error, took_ms = millis(began), "promotion: failed, the old primary goes on if it is alive");
+            }
+            Err(error) => {
+                self.order(Event::HoldOn).await?;
+                tracing::error!(
+                    %error, took_ms = millis(began),
+                    "promotion: outcome unknown; writes stay held until a node leads on a higher timeline"
+                );
+            }
+        }
+        outcome
+    }
+
+    async fn promote_above(&self, above: Timeline) -> Result<Promoted, PromotionError> {
+        match self.promote {
+            Promote::Auto => {
+                let candidate = self.choose(above).await?;
+                self.catch_up(candidate, above).await;
+                let node = self.name(candidate);
+                self.ask(candidate, &node).await?;
+                let why = || format!("nothing was seen of it within {PROMOTION_TIMEOUT:?}");
+                self.led_above(above)
+                    .await
+                    .ok_or_else(|| PromotionError::Uncertain { node, why: why() })
+            }
+            Promote::Never => self.led_above(above).await.ok_or(PromotionError::NobodyElseDid),
+        }
+    }
+
+    async fn hold(&self) -> Result<Timeline, PromotionError> {
+        let (done, held) = oneshot::channel();
+        self.order(Event::Hold(done)).await?;
+        held.await
+            .map_err(|_| PromotionError::Stopping)?
+            .ok_or(PromotionError::NothingKnown)
+    }
+
+    async fn order(&self, event: Event) -> Result<(), PromotionError> {
+        self.orders.send(event).await.map_err(|_| PromotionError::Stopping)
+    }
+
+    /// The most advanced standby by readings from after the hold; nodes that don't answer get one time-out.
+    async fn choose(&self, above: Timeline) -> Result<NodeId, PromotionError> {
+        let began = Instant::now();
+        let heard = |node: &NodeState| node.last_seen.is_some_and(|seen| seen > began) || node.last_error.is_some();
+        let all_heard = |table: &RoutingTable| table.nodes.iter().all(heard).then_some(());
+        let longest = self
+            .targets
+            .iter()
+            .map(|target| target.timeout)
+            .max()
+            .unwrap_or_default();
+        let _ = self.wait_for(longest, all_heard).await;
+        let table = self.shared.table.load_full();
+        let candidate = choose_candidate(&table.nodes, above, self.candidate.as_deref())?;
+        tracing::info!(
+            node = %self.name(candidate), took_ms = millis(began),
+            received = table.node(candidate).and_then(position).map(|lsn| lsn.to_string()),
+            "promotion: candidate chosen"
+        );
+        Ok(candidate)
+    }
+
+    /// An old primary that still runs has written what the candidate may not have received. Waiting a moment loses less.
+    async fn catch_up(&self, candidate: NodeId, above: Timeline) {
+        let began = Instant::now();
+        let Some(goal) = old_primary_position(&self.shared.table.load(), above) else {
+            return;
+        };
+        let arrived = |table: &RoutingTable| (table.node(candidate).and_then(position)? >= goal).then_some(());
+        match self.wait_for(CATCH_UP_TIMEOUT, arrived).await {
+            Some(()) => tracing::info!(lsn = %goal, took_ms = millis(began), "promotion: the candidate has caught up"),
+            None => {
+                tracing::warn!(lsn = %goal, "promotion: the candidate lacks some of what the old primary has written")
+            }
+        }
+    }
+
+    /// Asks the server. An error means that it certainly wasn't asked, unless it says "uncertain".
+    async fn ask(&self, candidate: NodeId, node: &Arc<str>) -> Result<(), PromotionError> {
+        let began = Instant::now();
+        let not_asked = |why: String| PromotionError::NotAsked {
+            node: Arc::clone(node),
+            why,
+        };
+        let uncertain = |why: String| PromotionError::Uncertain {
+            node: Arc::clone(node),
+            why,
+        };
+        let target = self
+            .targets
+            .get(candidate.index())
+            .ok_or_else(|| not_asked("it has no address".into()))?;
+        let mut connection = ProbeConnection::open(target)
+            .await
+            .map_err(|error| not_asked(error.message.to_string()))?;
+        let answer = timeout(target.timeout, connection.query(PROMOTE)).await;
+        let rows = match answer.map_err(|_| uncertain(format!("no answer within {:?}", target.timeout)))? {
+            Ok(rows) => rows,
+            // Not in recovery any more: somebody else was faster.
+            Err(AskError::Sql {
+                code: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                ..
+            }) => return Ok(()),
+            Err(AskError::Sql {
+                code: SqlState::INSUFFICIENT_PRIVILEGE,
+                message,
+            }) => {
+                let grant = "GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO the monitor's role";
+                return Err(not_asked(format!("{message}; {grant}")));
+            }
+            Err(error @ AskError::Sql { .. }) => return Err(not_asked(error.to_string())),
+            Err(error @ (AskError::Lost(_) | AskError::Unexpected(_))) => return Err(uncertain(error.to_string())),
+        };
+        match rows.first().and_then(|row| row.first()).and_then(Option::as_deref) {
+            Some(b"t") => {
+                tracing::info!(%node, took_ms = millis(began), "promotion: the candidate was asked");
+                Ok(())
+            }
+            Some(_) | None => Err(not_asked("pg_promote() could not signal the server".into())),
+        }
+    }
+
+    /// Waits until a primary leads on a timeline above this one.
+    async fn led_above(&self, above: Timeline) -> Option<Promoted> {
+        let leads = |table: &RoutingTable| {
+            let timeline = table.timeline.filter(|timeline| *timeline > above)?;
+            Some(Promoted {
+                node: Arc::clone(&table.primary_state()?.name),
+                timeline,
+            })
+        };
+        self.wait_for(PROMOTION_TIMEOUT, leads).await
+    }
+
+    async fn wait_for<T>(&self, longest: Duration, look: impl Fn(&RoutingTable) -> Option<T>) -> Option<T> {
+        let began = Instant::now();
+        loop {
+            self.shared.wake_all();
+            sleep(LOOK_EVERY).await;
+            if let Some(found) = look(&self.shared.table.load()) {
+                return Some(found);
+            }
+            if began.elapsed() >= longest {
+                return None;
+            }
+        }
+    }
+
+    fn name(&self, node: NodeId) -> Arc<str> {
+        self.shared
+            .table
+            .load()
+            .node(node)
+            .map_or_else(|| Arc::from("?"), |node| Arc::clone(&node.name))
+    }
+}
+
+/// The standby that loses least: the one that has received most on the timeline `above`, or else replayed most, or else comes
+/// first. A configured one is taken or nobody is.
+fn choose_candidate(nodes: &[NodeState], above: Timeline, configured: Option<&str>) -> Result<NodeId, NoCandidate> {
+    let fit = |node: &&NodeState| node.role == NodeRole::Standby && node.timeline == Some(above);
+    match configured {
+        Some(name) => {
+            let node = nodes.iter().filter(fit).find(|node| &*node.name == name);
+            let unfit = || NoCandidate::ConfiguredUnfit {
+                name: name.to_owned(),
+                timeline: above,
+            };
+            node.map(|node| node.id).ok_or_else(unfit)
+        }
+        None => {
+            let advance = |node: &&NodeState| (position(node), node.wal_position);
+            let best = nodes.iter().rev().filter(fit).max_by_key(advance);
+            best.map(|node| node.id).ok_or(NoCandidate::NoneFit(above))
+        }
+    }
+}
+
+/// How far a standby would be after replaying all that it has.
+fn position(node: &NodeState) -> Option<Lsn> {
+    node.received.max(node.wal_position)
+}
+
+fn old_primary_position(table: &RoutingTable, above: Timeline) -> Option<Lsn> {
+    let left = |node: &&NodeState| node.role == NodeRole::StalePrimary && node.timeline == Some(above);
+    table
+        .nodes
+        .iter()
+        .filter(left)
+        .filter_map(|node| node.wal_position)
+        .max()
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Cluster, NodeAddress, NodeConfig, NodeTls};
+
+    const ABOVE: Timeline = Timeline(3);
+
+    /// Standbys with (timeline, received, replayed).
+    fn nodes(rows: &[(u32, Option<u64>, Option<u64>)]) -> Box<[NodeState]> {
+        let config = |port| NodeConfig {
+            address: NodeAddress { host: "h".into(), port },
+            name: format!("node {port}"),
+            weight: 1,
+        };
+        let nodes = (0..rows.len()).map(|index| config(index as u16)).collect();
+        let cluster = Cluster {
+            nodes,
+            state_file: None,
+            tls: NodeTls::default(),
+        };
+        let mut nodes = RoutingTable::at_start(&cluster, Instant::now()).nodes;
+        for (node, (timeline, received, replayed)) in nodes.iter_mut().zip(rows) {
+            node.role = NodeRole::Standby;
+            node.timeline = Some(Timeline(*timeline));
+            (node.received, node.wal_position) = (received.map(Lsn), replayed.map(Lsn));
+        }
+        nodes
+    }
+
+    #[test]
+    fn the_standby_that_has_received_most_is_chosen() {
+        let rows = [
+            (3, Some(10), Some(10)),
+            (3, Some(30), Some(5)),
+            (3, None, Some(20)),
+            (2, Some(99), Some(99)),
+        ];
+        assert_eq!(choose_candidate(&nodes(&rows), ABOVE, None), Ok(NodeId(1)));
+        let equal = [(3, Some(10), Some(9)), (3, Some(10), Some(10)), (3, Some(10), Some(10))];
+        assert_eq!(choose_candidate(&nodes(&equal), ABOVE, None), Ok(NodeId(1)));
+    }
+
+    #[test]
+    fn only_standbys_on_the_timeline_can_be_chosen() {
+        let mut nodes = nodes(&[
+            (2, Some(10), Some(10)),
+            (3, Some(10), Some(10)),
+            (3, Some(10), Some(10)),
+        ]);
+        nodes[1].role = NodeRole::Unreachable;
+        nodes[2].role = NodeRole::StalePrimary;
+        assert_eq!(choose_candidate(&nodes, ABOVE, None), Err(NoCandidate::NoneFit(ABOVE)));
+        nodes[2].timeline = None;
+        nodes[2].role = NodeRole::Standby;
+        assert_eq!(choose_candidate(&nodes, ABOVE, None), Err(NoCandidate::NoneFit(ABOVE)));
+    }
+
+    #[test]
+    fn a_configured_candidate_is_taken_or_nobody_is() {
+        let mut nodes = nodes(&[(3, Some(99), Some(99)), (3, Some(10), Some(10))]);
+        assert_eq!(choose_candidate(&nodes, ABOVE, Some("node 1")), Ok(NodeId(1)));
+        nodes[1].role = NodeRole::Unreachable;
+        let unfit = NoCandidate::ConfiguredUnfit {
+            name: "node 1".into(),
+            timeline: ABOVE,
+        };
+        assert_eq!(choose_candidate(&nodes, ABOVE, Some("node 1")), Err(unfit));
+        assert!(choose_candidate(&nodes, ABOVE, Some("nobody")).is_err());
+    }
+}

@@ -1,0 +1,565 @@
+//! The cluster module against real PostgreSQL servers: a primary and two standbys on 127.0.0.1, in a directory of their own.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use pgsluice::cluster::{Cluster, Hint, NoPrimary, NodeId, NodeRole, NodeState, RoutingTable, Serving};
+use pgsluice::config::{self, Config, Promote};
+use pgsluice::wire::tls::NodeTlsConnector;
+
+/// Long enough for a slow machine; nothing waits this long when it works.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The newest PostgreSQL installed.
+fn binaries() -> PathBuf {
+    let version = |path: &PathBuf| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    let installed = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed where Debian puts it");
+    let candidates = installed
+        .flatten()
+        .map(|entry| entry.path().join("bin"))
+        .filter(|bin| bin.join("initdb").exists());
+    candidates.max_by_key(version).expect("a PostgreSQL with initdb")
+}
+
+/// PostgreSQL won't run as root, so as root everything runs as its own user.
+fn postgres(program: impl AsRef<Path>) -> Command {
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "postgres", "--regid", "postgres", "--init-groups"])
+            .arg(program.as_ref());
+        command
+    } else {
+        Command::new(program.as_ref())
+    };
+    command.current_dir("/");
+    command
+}
+
+fn succeed(command: &mut Command) -> Output {
+    let output = command.output().expect("the command can be started");
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+struct Server {
+    bin: PathBuf,
+    data: PathBuf,
+    port: u16,
+}
+
+impl Server {
+    fn start(&self) {
+        let log = self.data.with_extension("log");
+        succeed(self.pg_ctl().arg("-l").arg(log).args(["-w", "start"]));
+    }
+
+    fn stop(&self, mode: &str) {
+        succeed(self.pg_ctl().args(["-w", "-m", mode, "stop"]));
+    }
+
+    fn pg_ctl(&self) -> Command {
+        let mut command = postgres(self.bin.join("pg_ctl"));
+        // Without a terminal to keep open: a server inherits what its starter has.
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        command
+    }
+
+    fn configure(&self, lines: &str) {
+        let path = self.data.join("postgresql.auto.conf");
+        let before = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{before}\n{lines}\n")).unwrap();
+    }
+
+    fn sql(&self, statement: &str) -> String {
+        let mut command = Command::new(self.bin.join("psql"));
+        command.args([
+            "-XAt",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            statement,
+            "-p",
+        ]);
+        let output = succeed(command.arg(self.port.to_string()).arg("postgres"));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Lets this server (stopped or running) follow another one.
+    fn follow(&self, upstream: &Server) {
+        std::fs::write(self.data.join("standby.signal"), "").unwrap();
+        self.configure(&format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres'",
+            upstream.port
+        ));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be stopped already; then this fails and all is well.
+        let _ = self.pg_ctl().args(["-w", "-m", "immediate", "stop"]).output();
+    }
+}
+
+/// Node 0 is the primary, the others follow it.
+struct Lab {
+    servers: Vec<Server>,
+    directory: tempfile::TempDir,
+}
+
+impl Lab {
+    fn up(standbys: usize) -> Lab {
+        let directory = tempfile::tempdir().unwrap();
+        if let Some(user) = nix::unistd::User::from_name("postgres").unwrap() {
+            std::os::unix::fs::chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        let server = |index: usize| Server {
+            bin: binaries(),
+            data: directory.path().join(format!("node{index}")),
+            port: free_port(),
+        };
+        let servers: Vec<Server> = (0..=standbys).map(server).collect();
+        let primary = &servers[0];
+        succeed(
+            postgres(primary.bin.join("initdb"))
+                .args(["-A", "trust", "-U", "postgres", "-N", "-D"])
+                .arg(&primary.data),
+        );
+        primary.configure(&format!(
+            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\nshared_buffers = 16MB\n\
+             wal_keep_size = 256MB\nwal_retrieve_retry_interval = 200ms\nmax_connections = 30",
+            primary.port
+        ));
+        primary.start();
+        primary.sql("CREATE ROLE monitor LOGIN");
+        primary.sql("CREATE TABLE t (x int)");
+        for standby in &servers[1..] {
+            let mut backup = postgres(standby.bin.join("pg_basebackup"));
+            backup.args(["-R", "-c", "fast", "-h", "127.0.0.1", "-U", "postgres", "-p"]);
+            succeed(backup.arg(primary.port.to_string()).arg("-D").arg(&standby.data));
+            standby.configure(&format!("port = {}", standby.port));
+            standby.start();
+        }
+        Lab { servers, directory }
+    }
+
+    fn privileged(self) -> Lab {
+        self.servers[0].sql("GRANT pg_monitor TO monitor");
+        self.servers[0].sql("GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO monitor");
+        self
+    }
+
+    fn config(&self) -> Config {
+        let node = |(index, server): (usize, &Server)| config::NodeConfig {
+            address: config::NodeAddress {
+                host: "127.0.0.1".into(),
+                port: server.port,
+            },
+            name: format!("node{index}"),
+            weight: 1,
+        };
+        Config {
+            listen: config::Listen {
+                addresses: vec![],
+                max_clients: 10,
+                threads: 1,
+                login_timeout: PATIENCE,
+                drain_timeout: PATIENCE,
+                tls: None,
+            },
+            cluster: config::Cluster {
+                nodes: self.servers.iter().enumerate().map(node).collect(),
+                state_file: Some(self.directory.path().join("state")),
+                tls: config::NodeTls::default(),
+            },
+            monitor: config::Monitor {
+                user: "monitor".into(),
+                password: None,
+                database: "postgres".into(),
+                interval: Duration::from_millis(250),
+                timeout: Duration::from_secs(1),
+                idle_interval: Duration::from_secs(5),
+            },
+            auth: config::Auth {
+                method: config::AuthMethod::Trust,
+                users: None,
+            },
+            pool: config::Pool {
+                mode: config::PoolMode::Transaction,
+                size: 1,
+                max_per_node: None,
+                checkout_timeout: PATIENCE,
+                idle_timeout: PATIENCE,
+                max_lifetime: PATIENCE,
+                connect_timeout: PATIENCE,
+            },
+            routing: config::Routing {
+                consistency: config::Consistency::ReadYourWrites,
+                max_lag: Duration::from_secs(10),
+                read_from_primary: config::ReadFromPrimary::Fallback,
+            },
+            failover: config::Failover {
+                trigger_file: None,
+                promote: Promote::Auto,
+                hold_timeout: PATIENCE,
+                hold_max: 10,
+                candidate: None,
+            },
+            admin: config::Admin { http: None },
+        }
+    }
+}
+
+/// A running watch, on a runtime and a thread of its own, and ways to wait for what it finds.
+struct Watch {
+    cluster: Cluster,
+    /// Dropping it ends the runtime.
+    _until_dropped: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Watch {
+    fn start(config: &Config) -> Watch {
+        let config = config.clone();
+        let (started, starting) = std::sync::mpsc::channel();
+        let (until_dropped, dropped) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let tls = NodeTlsConnector::new(&config.cluster.tls).unwrap();
+                started.send(Cluster::start(&config, &tls).unwrap()).unwrap();
+                let _ = dropped.await;
+            });
+        });
+        Watch {
+            cluster: starting.recv().unwrap(),
+            _until_dropped: until_dropped,
+        }
+    }
+
+    fn table(&self) -> RoutingTable {
+        RoutingTable::clone(&self.cluster.table())
+    }
+
+    /// Waits for this, and returns how long it took.
+    fn until(&self, what: &str, is_so: impl Fn(&RoutingTable) -> bool) -> Duration {
+        let began = Instant::now();
+        while !is_so(&self.cluster.table()) {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{what}: still waiting, with {:#?}",
+                self.table()
+            );
+            self.cluster.note_statement();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        println!("{what}: {:?}", began.elapsed());
+        began.elapsed()
+    }
+
+    fn until_all_serve(&self, primary: u16) -> Duration {
+        self.until(&format!("node{primary} leads and all standbys serve"), |table| {
+            table.primary == Some(NodeId(primary)) && serving(table).len() == table.nodes.len()
+        })
+    }
+}
+
+fn serving(table: &RoutingTable) -> Vec<u16> {
+    let serves = |node: &&NodeState| node.serving == Serving::Serving;
+    table.nodes.iter().filter(serves).map(|node| node.id.0).collect()
+}
+
+#[test]
+fn a_promotion_elsewhere_moves_the_table_and_the_old_primary_is_fenced_for_good() {
+    let lab = Lab::up(2).privileged();
+    let config = lab.config();
+    let watch = Watch::start(&config);
+    assert_eq!(watch.table().why_no_primary, Some(NoPrimary::Starting));
+    watch.until_all_serve(0);
+    let table = watch.table();
+    assert_eq!((table.epoch.0, table.stats.failovers, table.split_brain), (1, 0, false));
+
+    // Both answer and both take writes now: only the timeline tells.
+    lab.servers[1].sql("SELECT pg_promote()");
+    watch.until("promotion elsewhere, unhinted", |table| {
+        table.primary == Some(NodeId(1))
+    });
+    let table = watch.table();
+    assert_eq!((table.epoch.0, table.stats.failovers), (2, 1));
+    assert_eq!(
+        (table.nodes[0].role, table.nodes[0].serving),
+        (NodeRole::StalePrimary, Serving::Fenced)
+    );
+    assert_eq!(table.nodes[2].serving, Serving::OtherTimeline);
+
+    // The other standby is told to follow, and serves again.
+    lab.servers[2].follow(&lab.servers[1]);
+    lab.servers[2].sql("SELECT pg_reload_conf()");
+    watch.until("the other standby follows", |table| serving(table) == [1, 2]);
+
+    // The old primary restarts and is as stale as before, also for a proxy that sees nothing else.
+    lab.servers[0].stop("fast");
+    lab.servers[0].start();
+    watch.until("the old primary is back", |table| {
+        table.nodes[0].role == NodeRole::StalePrimary
+    });
+    drop(watch);
+    let mut alone = config.clone();
+    alone.cluster.nodes.truncate(1);
+    let watch = Watch::start(&alone);
+    watch.until("a restarted proxy", |table| {
+        table.why_no_primary == Some(NoPrimary::OnlyStale)
+    });
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(watch.table().primary, None);
+}
+
+#[test]
+fn the_trigger_file_promotes_the_most_advanced_standby() {
+    let lab = Lab::up(2).privileged();
+    let mut config = lab.config();
+    let trigger = lab.directory.path().join("trigger");
+    config.failover.trigger_file = Some(trigger.clone());
+    let watch = Watch::start(&config);
+    watch.until_all_serve(0);
+
+    // Node 1 stops receiving, so node 2 has more.
+    lab.servers[1].configure("primary_conninfo = ''");
+    lab.servers[1].sql("SELECT pg_reload_conf()");
+    let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
+    while lab.servers[1].sql(receivers) != "0" {}
+    lab.servers[0].sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    lab.servers[0].stop("immediate");
+    watch.until("no primary", |table| {
+        matches!(table.why_no_primary, Some(NoPrimary::Unreachable(_)))
+    });
+    let began = Instant::now();
+    std::fs::write(&trigger, "").unwrap();
+    watch.until("the trigger file promotes", |table| table.primary == Some(NodeId(2)));
+    println!("trigger file to table: {:?}", began.elapsed());
+    assert_eq!(lab.servers[2].sql("SELECT count(*) FROM t"), "1000");
+    watch.until("the file is removed", |_| !trigger.exists());
+    let table = watch.table();
+    assert_eq!((table.epoch.0, table.stats.failovers), (2, 1));
+    println!("without a primary: {:?}", table.stats.last_failover);
+}
+
+#[test]
+fn a_trigger_file_with_a_living_primary_moves_the_writes_and_fences_it() {
+    let lab = Lab::up(1).privileged();
+    let mut config = lab.config();
+    let trigger = lab.directory.path().join("trigger");
+    config.failover.trigger_file = Some(trigger.clone());
+    // A file from before the start is no request.
+    std::fs::write(&trigger, "").unwrap();
+    let watch = Watch::start(&config);
+    watch.until_all_serve(0);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(watch.table().primary, Some(NodeId(0)));
+
+    std::fs::remove_file(&trigger).unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    std::fs::write(&trigger, "").unwrap();
+    watch.until("the trigger file promotes", |table| table.primary == Some(NodeId(1)));
+    let table = watch.table();
+    println!("without a primary: {:?}", table.stats.last_failover);
+    assert_eq!(table.nodes[0].role, NodeRole::StalePrimary);
+}
+
+#[test]
+fn a_promotion_that_is_refused_gives_the_primary_its_writes_back() {
+    let lab = Lab::up(1);
+    let mut config = lab.config();
+    let trigger = lab.directory.path().join("trigger");
+    config.failover.trigger_file = Some(trigger.clone());
+    let watch = Watch::start(&config);
+    watch.until_all_serve(0);
+    let mut changes = watch.cluster.subscribe();
+    std::fs::write(&trigger, "").unwrap();
+    watch.until("held", |table| table.why_no_primary == Some(NoPrimary::Promoting));
+    watch.until_all_serve(0);
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    // It isn't tried again.
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!changes.has_changed().unwrap());
+    assert!(trigger.exists());
+    assert_eq!((watch.table().epoch.0, watch.table().stats.failovers), (1, 0));
+}
+
+#[test]
+fn a_paused_standby_stops_serving_and_returns_after_it_resumes() {
+    let lab = Lab::up(2);
+    let mut config = lab.config();
+    config.routing.max_lag = Duration::from_secs(1);
+    let watch = Watch::start(&config);
+    watch.until_all_serve(0);
+    lab.servers[2].sql("SELECT pg_wal_replay_pause()");
+    lab.servers[0].sql("INSERT INTO t VALUES (1)");
+    let took = watch.until("dropped", |table| table.nodes[2].serving == Serving::Lagging);
+    assert!(took > Duration::from_millis(500), "too soon: {took:?}");
+    let table = watch.table();
+    assert!(table.nodes[2].replay_paused && table.nodes[2].lag_bytes.unwrap() > 0);
+    assert_eq!(serving(&table), [0, 1]);
+    let lag = watch.table().nodes[2].lag(Instant::now()).unwrap();
+    assert!(lag >= Duration::from_secs(1), "{lag:?}");
+    lab.servers[2].sql("SELECT pg_wal_replay_resume()");
+    watch.until("back", |table| serving(table) == [0, 1, 2]);
+}
+
+#[test]
+fn an_open_transaction_on_an_idle_primary_takes_no_standby_out() {
+    let lab = Lab::up(1);
+    let mut config = lab.config();
+    config.routing.max_lag = Duration::from_secs(1);
+    let watch = Watch::start(&config);
+    watch.until_all_serve(0);
+    let mut client = Command::new(lab.servers[0].bin.join("psql"));
+    client.args([
+        "-X",
+        "-h",
+        "127.0.0.1",
+        "-U",
+        "postgres",
+        "-p",
+        &lab.servers[0].port.to_string(),
+        "postgres",
+    ]);
+    let mut client = client
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    client
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"BEGIN;\nINSERT INTO t VALUES (1);\n")
+        .unwrap();
+    let unflushed = "SELECT pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()";
+    while lab.servers[0].sql(unflushed) != "t" {}
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        watch.cluster.note_statement();
+        assert_eq!(watch.table().nodes[1].serving, Serving::Serving);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let behind = watch.table().nodes[1].fresh_as_of.unwrap().elapsed();
+    println!(
+        "fresh as of {behind:?} ago, lag {:?}",
+        watch.table().nodes[1].lag(Instant::now())
+    );
+    assert!(watch.table().nodes[1].lag(Instant::now()).unwrap() < Duration::from_secs(1));
+    drop(client.stdin.take());
+    client.wait().unwrap();
+}
+
+#[test]
+fn a_restarted_primary_leads_again_in_a_new_epoch_and_its_standbys_are_not_dropped() {
+    let lab = Lab::up(2).privileged();
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    for mode in ["fast", "immediate"] {
+        let epoch = watch.table().epoch;
+        lab.servers[0].stop(mode);
+        watch.until("no primary", |table| table.primary.is_none());
+        assert!(watch.table().standbys().all(|node| node.serving == Serving::LagUnknown));
+        assert!(watch.table().standbys().all(|node| node.fresh_as_of.is_some()));
+        lab.servers[0].start();
+        watch.until("it leads again", |table| table.primary == Some(NodeId(0)));
+        assert_eq!(watch.table().epoch, epoch.next());
+        watch.until_all_serve(0);
+    }
+    assert_eq!(watch.table().stats.failovers, 0);
+}
+
+#[test]
+fn a_killed_primary_is_noticed_at_once_and_a_promotion_with_the_first_hint() {
+    let lab = Lab::up(2).privileged();
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    let postmaster = std::fs::read_to_string(lab.servers[0].data.join("postmaster.pid")).unwrap();
+    let pid = nix::unistd::Pid::from_raw(postmaster.lines().next().unwrap().parse().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let noticed = watch.until("kill -9 noticed", |table| table.primary.is_none());
+    assert!(noticed < Duration::from_secs(1), "{noticed:?}");
+    let began = Instant::now();
+    lab.servers[2].sql("SELECT pg_promote()");
+    println!("pg_promote() took {:?}", began.elapsed());
+    watch.cluster.hint(NodeId(2), Hint::InHotStandby(false));
+    let noticed = watch.until("promotion noticed", |table| table.primary == Some(NodeId(2)));
+    assert!(noticed < Duration::from_millis(500), "{noticed:?}");
+    assert_eq!(watch.table().nodes[0].role, NodeRole::Unreachable);
+}
+
+#[test]
+fn a_monitor_whose_session_is_ended_by_an_administrator_changes_nothing() {
+    let lab = Lab::up(1);
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    let epoch = watch.table().epoch;
+    let all_along = watch.table().nodes[0].last_seen;
+    let end =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgsluice monitor'";
+    assert_eq!(lab.servers[0].sql(end), "1");
+    watch.until("asked again", |table| table.nodes[0].last_seen > all_along);
+    assert_eq!((watch.table().primary, watch.table().epoch), (Some(NodeId(0)), epoch));
+    watch.until("on a new connection", |_| {
+        lab.servers[0].sql(&end.replace("pg_terminate_backend", "")) == "1"
+    });
+}
+
+#[test]
+fn a_monitor_that_may_only_log_in_still_follows_a_promotion() {
+    let lab = Lab::up(2);
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    lab.servers[1].sql("SELECT pg_promote()");
+    lab.servers[2].follow(&lab.servers[1]);
+    lab.servers[2].sql("SELECT pg_reload_conf()");
+    watch.until("promotion", |table| table.primary == Some(NodeId(1)));
+    // The streamed timeline is hidden: the standby has to make a restart point on the new one.
+    assert_eq!(watch.table().nodes[2].serving, Serving::OtherTimeline);
+    lab.servers[1].sql("CHECKPOINT");
+    let replayed = "SELECT pg_last_wal_replay_lsn() >= (SELECT redo_lsn FROM pg_control_checkpoint())";
+    while lab.servers[2].sql(replayed) != "t" {}
+    lab.servers[2].sql("CHECKPOINT");
+    watch.until("serves again", |table| table.nodes[2].serving == Serving::Serving);
+}
+
+#[test]
+fn a_damaged_state_file_is_an_error_at_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = Lab {
+        servers: vec![],
+        directory,
+    };
+    let config = lab.config();
+    std::fs::write(config.cluster.state_file.as_ref().unwrap(), "highest_timeline").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _inside = runtime.enter();
+    let error = Cluster::start(&config, &NodeTlsConnector::disabled()).err().unwrap();
+    assert!(error.to_string().contains("damaged"), "{error}");
+}
