@@ -249,7 +249,8 @@ impl Simplifier<'_> {
     fn left_out(&mut self) -> bool {
         let statement = self.statement;
         let skip = match statement.identifier(self.at).as_ref() {
-            "variadic" | "symmetric" | "asymmetric" => 1,
+            "variadic" | "symmetric" | "asymmetric" | "lateral" => 1,
+            "both" | "leading" | "trailing" if self.is(1, "from") => 2,
             "only" if !self.previous_is(|statement, index| statement.is_any_word(index, &["row", "rows"])) => 1,
             "for" if self.is(1, "read") && self.is(2, "only") => 3,
             "collate" if statement.is_name(self.at + 1) => 2 + 2 * usize::from(self.is_punct(2, b'.')),
@@ -333,6 +334,10 @@ impl Simplifier<'_> {
                 self.word("is");
                 self.word("null");
                 2 + usize::from(self.is(1, "not"))
+            }
+            "xmlparse" if self.is_punct(1, b'(') => {
+                self.word("coalesce");
+                1
             }
             "xmlserialize" if self.is_punct(1, b'(') => {
                 self.word("cast");

@@ -120,6 +120,25 @@ impl<'a> Statement<'a> {
         }
         self.len()
     }
+
+    /// The parenthesis that the one at `close` closes; `None` if that is no closing one.
+    pub(crate) fn parenthesis_before(&self, close: usize) -> Option<usize> {
+        if !self.is_punct(close, b')') {
+            return None;
+        }
+        let mut depth = 0usize;
+        for index in (0..=close).rev() {
+            if self.is_punct(index, b')') {
+                depth += 1;
+            } else if self.is_punct(index, b'(') {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
 }
 
 /// Folds an identifier: letters of unquoted ones to lower case, quotes off from quoted ones.

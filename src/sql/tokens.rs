@@ -87,6 +87,10 @@ impl Scan<'_> {
         index > 0 && self.statement.is_word(index - 1, word)
     }
 
+    fn behind_string(&self, index: usize) -> bool {
+        index > 0 && self.statement.kind(index - 1) == Some(Kind::String)
+    }
+
     /// Words that do something by themselves.
     fn keyword(&mut self, index: usize) {
         let labelled = self.behind_word(index, "as");
@@ -143,7 +147,8 @@ impl Scan<'_> {
                 }
                 return;
             }
-            if takes_parenthesis(name) {
+            let precision = name == "second" && (self.behind_word(index, "to") || self.behind_string(index));
+            if precision || takes_parenthesis(name) {
                 return;
             }
         }
@@ -187,9 +192,30 @@ impl Scan<'_> {
             None => return self.findings.add(Reason::Unparsed),
         };
         let called = Name { schema: found.schema.as_deref(), name: &found.name };
-        if !type_is_known(called, self.context, self.catalog) {
+        if !type_is_known(called, self.context, self.catalog) && !self.takes_row_or_enum(index - 1) {
             self.findings.add(Reason::UnknownType { name: found.name });
         }
+    }
+
+    /// Whether only a row type or an enum fits behind the `::` at `cast`, as in `jsonb_populate_record(NULL::t, …)`,
+    /// `enum_range(NULL::t)` and `ROW(1, 2)::t`. Their constructors run nothing. (A domain over one could; a standby then
+    /// refuses what it writes, as it does for a view.)
+    fn takes_row_or_enum(&self, cast: usize) -> bool {
+        const TAKERS: &[&str] = &[
+            "enum_first",
+            "enum_last",
+            "enum_range",
+            "json_populate_record",
+            "json_populate_recordset",
+            "jsonb_populate_record",
+            "jsonb_populate_recordset",
+        ];
+        let Some(value) = cast.checked_sub(1) else { return false };
+        if self.statement.is_word(value, "null") {
+            return value >= 2 && self.statement.is_punct(value - 1, b'(') && self.statement.is_any_word(value - 2, TAKERS);
+        }
+        let open = self.statement.parenthesis_before(value);
+        open.is_some_and(|open| open >= 1 && self.statement.is_word(open - 1, "row") && !self.behind_dot(open - 1))
     }
 
     fn operator(&mut self, index: usize, schema: Option<&str>) {

@@ -113,7 +113,7 @@ fn folded(ident: &Ident) -> String {
 /// What the grammar knows by itself and sqlparser takes for a function.
 fn is_expression_keyword(name: &str) -> bool {
     [
-        "coalesce", "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "extract", "greatest",
+        "array", "coalesce", "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "extract", "greatest",
         "grouping", "least", "localtime", "localtimestamp", "normalize", "nullif", "overlay", "position", "row", "session_user", "substring",
         "trim", "user", "xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot",
     ]
