@@ -33,6 +33,8 @@ enum Command {
     Status(StatusArgs),
     /// Build a replicated cluster on this machine, and play with it
     Lab(lab::LabCommand),
+    /// Shows pgsluice at work
+    Demo(lab::DemoCommand),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain(&args),
         Command::Status(args) => status(&args),
         Command::Lab(command) => lab::run(command),
+        Command::Demo(command) => lab::run_demo(command),
     }
 }
 

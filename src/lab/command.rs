@@ -112,7 +112,7 @@ fn perform(command: &LabCommand, progress: &mut dyn Progress) -> Result<(), LabE
     match &command.verb {
         Verb::Up(_) | Verb::Down => {}
         Verb::Status if command.json => {}
-        Verb::Status => println!("{}", status::table(&lab.status())),
+        Verb::Status => say!("{}", status::table(&lab.status())),
         Verb::Promote(NodeArg { node }) => lab.promote(node, progress)?,
         Verb::Stop(StopArgs {
             node: NodeArg { node },
@@ -130,7 +130,7 @@ fn perform(command: &LabCommand, progress: &mut dyn Progress) -> Result<(), LabE
         }
     }
     if command.json {
-        println!("{:#}", json!({ "dir": lab.dir(), "nodes": lab.status() }));
+        say!("{:#}", json!({ "dir": lab.dir(), "nodes": lab.status() }));
     }
     Ok(())
 }
@@ -145,16 +145,16 @@ fn up(dir: PathBuf, arguments: &UpArgs, as_json: bool, progress: &mut dyn Progre
     };
     let lab = Lab::up(options, progress)?;
     if as_json {
-        println!("{:#}", describe(&lab));
+        say!("{:#}", describe(&lab));
         return Ok(());
     }
-    println!("\n{}\n", status::table(&lab.status()));
+    say!("\n{}\n", status::table(&lab.status()));
     let dir = lab.dir().display();
-    println!("pgsluice serve -c {}", lab.config_path().display());
-    println!("pgsluice lab status --dir {dir}");
-    println!("pgsluice lab down --dir {dir}");
+    say!("pgsluice serve -c {}", lab.config_path().display());
+    say!("pgsluice lab status --dir {dir}");
+    say!("pgsluice lab down --dir {dir}");
     if let Some(holder) = ports::holder(5432) {
-        println!("\nPort 5432 is taken by {holder}: add --listen 127.0.0.1:6432 to `serve`.");
+        say!("\nPort 5432 is taken by {holder}: add --listen 127.0.0.1:6432 to `serve`.");
     }
     Ok(())
 }

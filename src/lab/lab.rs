@@ -14,7 +14,7 @@ use nix::unistd::{Pid, geteuid};
 use super::binaries::Binaries;
 use super::error::{LabError, Tried};
 use super::manifest::{Manifest, NodeEntry, Stage};
-use super::node::Node;
+use super::node::{self, Node};
 use super::progress::{Progress, Quiet, Told};
 use super::run_as::RunAs;
 use super::server::Server;
@@ -27,6 +27,8 @@ const PORT_RACES: usize = 3;
 
 /// How long a standby gets to follow a new primary.
 const FOLLOW_DEADLINE: Duration = Duration::from_secs(10);
+
+const SQL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A replicated cluster in a folder. Dropping it leaves the servers running.
 #[derive(Debug, Clone)]
@@ -347,6 +349,18 @@ impl Lab {
         let mut command = self.run_as.command(self.binaries.program(program));
         command.current_dir(&self.dir);
         command
+    }
+
+    /// The answer of whatever listens on a port to one statement; columns are separated by `|`.
+    pub(super) fn psql(&self, port: u16, what: &str, statement: &str) -> Result<String, LabError> {
+        let mut command = self.command("psql");
+        command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
+        command.arg(format!(
+            "{} dbname=postgres connect_timeout=3",
+            node::conninfo(port, "pgsluice-lab")
+        ));
+        command.args(["-c", statement]);
+        tool::run(command, what, SQL_DEADLINE)
     }
 
     fn build(dir: &Path, options: &LabOptions, progress: &mut dyn Progress) -> Result<Self, LabError> {

@@ -15,8 +15,17 @@
 //! | `guard` | a lab for a test, gone when the test ends |
 //! | `demo` | the lab and the proxy in front of it, explained |
 
+/// Prints a line. Unlike `println!` it doesn't mind that the reader has gone: a panic would leave the servers behind.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod binaries;
 mod command;
+mod demo;
 mod error;
 mod guard;
 #[expect(clippy::module_inception, reason = "STYLE: a file is named for the noun it holds")]
@@ -38,6 +47,7 @@ mod tool;
 mod versions;
 
 pub use command::{LabCommand, run};
+pub use demo::{DemoCommand, run as run_demo};
 pub use error::LabError;
 pub use guard::LabGuard;
 pub use lab::{Lab, LabOptions, StopMode};

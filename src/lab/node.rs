@@ -59,9 +59,14 @@ impl Node {
 
     /// How another node's walreceiver, or a program, reaches this one.
     pub(super) fn conninfo(&self, application_name: &str) -> String {
-        format!(
-            "host=127.0.0.1 port={} user={SUPERUSER} application_name={application_name} sslmode=disable gssencmode=disable",
-            self.port
-        )
+        conninfo(self.port, application_name)
     }
+}
+
+/// A superuser's connection to a port of this machine. Neither TLS nor GSS is tried: the one would look for certificates in a home
+/// that the servers' user may not read.
+pub(super) fn conninfo(port: u16, application_name: &str) -> String {
+    format!(
+        "host=127.0.0.1 port={port} user={SUPERUSER} application_name={application_name} sslmode=disable gssencmode=disable"
+    )
 }

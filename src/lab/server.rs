@@ -18,7 +18,6 @@ use super::tool;
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-const SQL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a server says when its port is taken.
 const PORT_TAKEN: &str = "could not bind IPv4 address";
@@ -117,14 +116,8 @@ impl<'a> Server<'a> {
 
     /// The answer to one statement; columns are separated by `|`.
     pub(super) fn sql(&self, statement: &str) -> Result<String, LabError> {
-        let mut command = self.lab.command("psql");
-        command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
-        command.arg(format!(
-            "{} dbname=postgres connect_timeout=3",
-            self.node.conninfo("pgsluice-lab")
-        ));
-        command.args(["-c", statement]);
-        tool::run(command, &format!("psql on {}", self.node.name()), SQL_DEADLINE)
+        self.lab
+            .psql(self.node.port(), &format!("psql on {}", self.node.name()), statement)
     }
 
     /// Where the log ends now.
