@@ -148,7 +148,7 @@ fn shared(config: &Arc<Config>) -> Result<Shared, ProxyError> {
     metrics.gauge(metrics::START_TIME, &[]).set(now.as_secs_f64());
     Ok(Shared {
         config: ArcSwap::from(Arc::clone(config)),
-        cluster: Cluster::start(config)?,
+        cluster: Cluster::start(config, &node_tls)?,
         pools: Pools::new(&config.cluster.nodes, node_tls.clone(), config.pool.clone(), config.listen.threads),
         cancels: Arc::default(),
         users: ArcSwap::from_pointee(users(config)?),
