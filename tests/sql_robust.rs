@@ -23,9 +23,9 @@ fn seeds() -> Vec<String> {
     include_str!("data/sql_seeds.sql").split("\n\n").map(str::to_owned).chain(rows).collect()
 }
 
-/// Runs on a thread as small as a worker's, so that an overflow shows.
+/// Runs on a thread with half of a worker's stack, so that an overflow shows.
 fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new().stack_size(2 << 20).spawn(work).expect("a thread").join().expect("no panic");
+    std::thread::Builder::new().stack_size(1 << 20).spawn(work).expect("a thread").join().expect("no panic");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn vary(sql: &str, variant: usize, dice: &mut Dice) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_have_a_class(sql in proptest::collection::vec(any::<u8>(), 0..200)) {
