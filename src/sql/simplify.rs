@@ -321,7 +321,7 @@ impl Simplifier<'_> {
                 self.out.push(Token::Eq);
                 2
             }
-            "overlaps" => {
+            "overlaps" if self.closes_call() => {
                 self.out.push(Token::Plus);
                 1
             }

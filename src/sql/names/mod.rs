@@ -80,7 +80,7 @@ pub struct Name<'a> {
 }
 
 /// What classification asks about names.
-pub trait Catalog {
+pub trait Catalog: Sync {
     /// What a call of this function does. `arguments` is the number of arguments where the text tells it.
     fn function(&self, name: Name<'_>, arguments: Option<usize>) -> FunctionRoute;
     /// Whether casting to this type only computes.

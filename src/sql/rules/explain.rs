@@ -4,6 +4,7 @@ use super::{Command, Verdict, head, judge, names_temporary_schema};
 use crate::sql::SqlContext;
 use crate::sql::class::{Access, Reason};
 use crate::sql::effects::PinReason;
+use crate::sql::lexer::Kind;
 use crate::sql::names::Catalog;
 use crate::sql::statement::Statement;
 use crate::sql::tokens;
@@ -69,9 +70,12 @@ fn opens_a_query(statement: &Statement<'_>, index: usize) -> bool {
     statement.is_punct(index, b'(') || statement.is_any_word(index, &["select", "with", "values", "table"])
 }
 
-/// `ANALYZE`, unless it is told to be off. Where it is said twice the server takes the last; any is enough here.
+/// `ANALYZE`, unless it is told to be off. Where it is said twice the server takes the last; any is enough here. Option names are
+/// identifiers, so that `"analyze"` is one too.
 fn says_analyze(statement: &Statement<'_>, index: usize) -> bool {
+    if statement.kind(index) == Some(Kind::UnicodeQuoted) {
+        return true;
+    }
     let value = statement.written(index + 1, index + 2).to_ascii_lowercase();
-    statement.is_any_word(index, &["analyze", "analyse"])
-        && !matches!(value.trim_matches('\''), "false" | "off" | "0" | "no")
+    matches!(statement.identifier(index).as_ref(), "analyze" | "analyse") && !matches!(value.trim_matches('\''), "false" | "off" | "0")
 }

@@ -64,7 +64,9 @@ impl Modes {
                 modes.read_only = Some(false);
                 index += 2;
             } else if statement.is_word(index, "isolation") && next("level") {
-                modes.isolation = isolation(&statement.written(index + 2, index + 4)).or(modes.isolation);
+                modes.isolation = 
+                    isolation(&format!("{} {}", statement.identifier(index + 2), statement.identifier(index + 3)))
+                        .or(modes.isolation);
                 index += 3;
             } else if statement.is_word(index, "not") && next("deferrable") {
                 modes.deferrable = false;
