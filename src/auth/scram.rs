@@ -28,7 +28,7 @@ pub const MECHANISM: &str = "SCRAM-SHA-256";
 /// PostgreSQL's default, and RFC 7677's minimum.
 pub const DEFAULT_ITERATIONS: u32 = 4096;
 
-/// A node that asks for more is refused: at about 2 million hashes a second, this many take half a second.
+/// A node that asks for more is refused: this many take about a second, and nobody configures nearly as many.
 const MAX_ITERATIONS: u32 = 1_000_000;
 
 /// SHA-256's output.

@@ -27,7 +27,9 @@ use self::packet::{Packet, body_length};
 use super::error_response::ErrorFields;
 use super::sqlstate::SqlState;
 use super::stream::Stream;
-use super::tls::ALPN;
+
+/// The name by which PostgreSQL 17 and later know each other in TLS (ALPN).
+pub const ALPN: &[u8] = b"postgresql";
 
 /// Why a connection never came to be.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +80,9 @@ pub enum StartupError {
     Replication(String),
 }
 
+#[cfg(test)]
 impl PartialEq for StartupError {
-    /// For tests: I/O errors are equal when their kinds are.
+    /// Variants with the same data say the same.
     fn eq(&self, other: &StartupError) -> bool {
         self.to_string() == other.to_string()
     }

@@ -19,12 +19,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use self::verify::{Judge, NameCheck, Trust};
-use super::startup::{SSL_REQUEST, has_more};
+use super::startup::{ALPN, SSL_REQUEST, has_more};
 use super::stream::Stream;
 use crate::config::{NodeTls, SslMode};
-
-/// The name by which PostgreSQL 17 and later know each other in TLS.
-pub const ALPN: &[u8] = b"postgresql";
 
 /// Why TLS can't be set up as configured. Every message names the file.
 #[derive(Debug, thiserror::Error)]

@@ -289,3 +289,181 @@ async fn prove(
 fn violation(what: impl Into<String>) -> ServerLoginError {
     ServerLoginError::Protocol(what.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::auth::scram::{Verifier, server::Challenge};
+    use crate::auth::server_login::connect;
+    use crate::config::NodeAddress;
+    use crate::wire::error_response::ErrorFields;
+    use crate::wire::sqlstate::SqlState;
+    use crate::wire::tls::NodeTlsConnector;
+
+    const OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+
+    /// Logs in, with a password, to a server that does what `play` does after it has read the StartupMessage.
+    async fn login_to<F>(play: impl FnOnce(TcpStream) -> F + Send + 'static) -> Result<ServerSession, ServerLoginError>
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = NodeAddress {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let (tls, secret) = (NodeTlsConnector::disabled(), NodeSecret::plain("pencil"));
+        let login = ServerLogin {
+            address: &address,
+            user: "u",
+            database: "d",
+            parameters: &[],
+            secret: Some(&secret),
+            tls: &tls,
+            timeout: Duration::from_secs(20),
+        };
+        tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let length = tcp.read_u32().await.unwrap() as usize;
+            tcp.read_exact(&mut vec![0; length - 4]).await.unwrap();
+            play(tcp).await;
+        });
+        connect(login).await
+    }
+
+    /// Logs in to a server that says this and closes.
+    async fn login_to_one_that_says(parts: &[&[u8]]) -> Result<ServerSession, ServerLoginError> {
+        let bytes = parts.concat();
+        login_to(async move |mut tcp| {
+            let _ = tcp.write_all(&bytes).await;
+            let _ = tcp.shutdown().await;
+            let _ = tcp.read(&mut [0; 64]).await;
+        })
+        .await
+    }
+
+    fn parameter(name: &str, value: &str) -> Vec<u8> {
+        let body = format!("{name}\0{value}\0");
+        [
+            &b"S"[..],
+            &u32::try_from(body.len() + 4).unwrap().to_be_bytes(),
+            body.as_bytes(),
+        ]
+        .concat()
+    }
+
+    #[tokio::test]
+    async fn all_that_comes_with_ready_for_query_is_read() {
+        let negotiated = b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0";
+        let mut notice = Vec::new();
+        ErrorFields::error(SqlState::WARNING, "mind the gap").encode_notice(&mut notice);
+        let (before, after) = (parameter("in_hot_standby", "on"), parameter("in_hot_standby", "off"));
+        let key = b"K\0\0\0\x0c\0\0\0\x07abcd";
+        let session = login_to_one_that_says(&[negotiated, &notice, OK, &before, key, READY, &after])
+            .await
+            .unwrap();
+        assert_eq!(session.parameters, [("in_hot_standby".to_owned(), "off".to_owned())]);
+        assert_eq!((session.pid, &session.secret_key[..]), (7, &b"abcd"[..]));
+    }
+
+    #[tokio::test]
+    async fn what_no_server_says_is_a_violation() {
+        let long = parameter("x", &"y".repeat(MAX_RECEIVED));
+        let many = parameter("x", "y").repeat(MAX_RECEIVED / 8);
+        let cases: [&[&[u8]]; 10] = [
+            &[READY],
+            &[b"S\0\0\0\x08a\0b\0", OK],
+            &[OK, b"T\0\0\0\x04"],
+            &[OK, b"S\0\0\0\x06ab"],
+            &[OK, b"K\0\0\0\x08\0\0\0\x07"],
+            &[b"R\0\0\0\x04"],
+            &[b"E\0\0\0\x05\0"],
+            &[b"HTTP/1.1 400 Bad Request\r\n"],
+            &[OK, &long],
+            &[OK, &many],
+        ];
+        for (number, says) in cases.into_iter().enumerate() {
+            let error = login_to_one_that_says(says).await.unwrap_err();
+            assert!(matches!(error, ServerLoginError::Protocol(_)), "{number}: {error:?}");
+        }
+        let error = login_to_one_that_says(&[b"R\0\0\0\x08\0\0\0\x07"]).await.unwrap_err();
+        assert!(matches!(error, ServerLoginError::UnsupportedAuth(7)), "{error:?}");
+        let error = login_to_one_that_says(&[b"R\0\0\0\x1d\0\0\0\x0aSCRAM-SHA-512-PLUS\0\0\0"])
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ServerLoginError::UnsupportedAuth(10)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stops_or_breaks_off_is_down() {
+        for code in [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN] {
+            let mut refusal = Vec::new();
+            ErrorFields::fatal(code, "not now").encode_error(&mut refusal);
+            let error = login_to_one_that_says(&[&refusal]).await.unwrap_err();
+            assert!(error.is_node_down() && error.sqlstate() == code, "{error:?}");
+        }
+        for says in [&b""[..], b"R\0\0", OK] {
+            let error = login_to_one_that_says(&[says]).await.unwrap_err();
+            assert!(
+                matches!(error, ServerLoginError::Unreachable(_)) && error.is_node_down(),
+                "{error:?}"
+            );
+        }
+    }
+
+    async fn read_body(tcp: &mut TcpStream) -> Vec<u8> {
+        assert_eq!(tcp.read_u8().await.unwrap(), b'p');
+        let mut body = vec![0; tcp.read_u32().await.unwrap() as usize - 4];
+        tcp.read_exact(&mut body).await.unwrap();
+        body
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_prove_itself_is_not_believed() {
+        let last_words: [&[(i32, &[u8])]; 3] = [
+            &[(request::OK, b"")],
+            &[
+                (request::SASL_FINAL, b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+                (request::OK, b""),
+            ],
+            &[(request::SASL_FINAL, b""), (request::OK, b"")],
+        ];
+        for words in last_words {
+            let error = login_to(async move |mut tcp| {
+                let mut out = Vec::new();
+                message::put_request(request::SASL, b"SCRAM-SHA-256\0\0", &mut out);
+                tcp.write_all(&out).await.unwrap();
+                let body = read_body(&mut tcp).await;
+                let (_, client_first) = message::sasl_initial(&body).unwrap();
+                let challenge = Challenge::new(client_first, Verifier::mock(vec![1], 1), "abc").unwrap();
+                out.clear();
+                message::put_request(request::SASL_CONTINUE, challenge.message().as_bytes(), &mut out);
+                tcp.write_all(&out).await.unwrap();
+                read_body(&mut tcp).await;
+                out.clear();
+                for (kind, data) in words {
+                    message::put_request(*kind, data, &mut out);
+                }
+                out.extend(READY);
+                tcp.write_all(&out).await.unwrap();
+            })
+            .await
+            .unwrap_err();
+            assert!(matches!(error, ServerLoginError::Scram(_)), "{error:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(_)) = take_message(&mut buffer) {}
+        }
+    }
+}
