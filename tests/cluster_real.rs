@@ -550,6 +550,71 @@ fn a_monitor_that_may_only_log_in_still_follows_a_promotion() {
 }
 
 #[test]
+fn a_standby_that_is_fresh_as_of_a_commit_shows_it() {
+    let lab = Lab::up(1);
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    for round in 0..40 {
+        let durability = if round % 2 == 0 { "off" } else { "on" };
+        // Rows of many sizes, so that some commits end where a page does.
+        let insert = format!(
+            "SET synchronous_commit = {durability}; INSERT INTO t SELECT {round} FROM generate_series(0, {})",
+            round * 7
+        );
+        lab.servers[0].sql(&insert);
+        let acknowledged = Instant::now();
+        let began = Instant::now();
+        while watch.cluster.table().nodes[1]
+            .fresh_as_of
+            .is_none_or(|as_of| as_of <= acknowledged)
+        {
+            assert!(began.elapsed() < PATIENCE, "never fresh: {:#?}", watch.table());
+            watch.cluster.request_probe();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let count = lab.servers[1].sql(&format!("SELECT count(*) FROM t WHERE x = {round}"));
+        assert_eq!(count, (round * 7 + 1).to_string(), "round {round}");
+    }
+}
+
+#[test]
+fn a_node_that_accepts_and_never_answers_delays_the_first_primary_by_one_time_out() {
+    let lab = Lab::up(0);
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = lab.config();
+    config.cluster.nodes.push(config::NodeConfig {
+        address: config::NodeAddress {
+            host: "127.0.0.1".into(),
+            port: mute.local_addr().unwrap().port(),
+        },
+        name: "mute".into(),
+        weight: 1,
+    });
+    let watch = Watch::start(&config);
+    let took = watch.until("leads", |table| table.primary == Some(NodeId(0)));
+    assert!(took < config.monitor.timeout * 2, "{took:?}");
+    assert_eq!(watch.table().nodes[1].role, NodeRole::Unreachable);
+}
+
+#[test]
+fn with_promote_never_the_trigger_file_only_holds_until_somebody_else_promotes() {
+    let lab = Lab::up(1);
+    let mut config = lab.config();
+    let trigger = lab.directory.path().join("trigger");
+    config.failover.trigger_file = Some(trigger.clone());
+    config.failover.promote = Promote::Never;
+    let watch = Watch::start(&config);
+    watch.until_all_serve(0);
+    std::fs::write(&trigger, "").unwrap();
+    watch.until("held", |table| table.why_no_primary == Some(NoPrimary::Promoting));
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(watch.table().why_no_primary, Some(NoPrimary::Promoting));
+    lab.servers[1].sql("SELECT pg_promote()");
+    watch.until("led", |table| table.primary == Some(NodeId(1)));
+    watch.until("the file is removed", |_| !trigger.exists());
+}
+
+#[test]
 fn a_damaged_state_file_is_an_error_at_start() {
     let directory = tempfile::tempdir().unwrap();
     let lab = Lab {

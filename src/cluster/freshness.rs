@@ -64,6 +64,11 @@ impl Freshness {
         self.source.map(|(_, timeline)| timeline)
     }
 
+    /// When the newest sample was asked for.
+    pub fn sampled_at(&self) -> Option<Instant> {
+        self.inserted.0.back().map(|newest| newest.last)
+    }
+
     /// What is known of a standby *on the sampled timeline* that has replayed up to `replayed`. `None` without a sample.
     pub fn of(&self, replayed: Lsn) -> Option<Fresh> {
         let newest = self.flushed.newest()?;

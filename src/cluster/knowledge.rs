@@ -202,7 +202,7 @@ impl Knowledge {
         let (Some(fresh), Some(answered)) = (self.fresh(index), self.views[index].reached()) else {
             return Lag::Unknown;
         };
-        if self.elected.state.current.is_none() {
+        if !self.has_reference(answered.taken_at) {
             return Lag::Unknown;
         }
         let lag = fresh.behind_since.map_or(Duration::ZERO, |since| {
@@ -214,6 +214,20 @@ impl Knowledge {
         } else {
             Lag::Known(lag)
         }
+    }
+
+    /// Whether there is a primary to measure a reading from `at` against. One that refuses the monitor keeps its standing, but
+    /// what it was last known to have says less and less.
+    fn has_reference(&self, at: Instant) -> bool {
+        let Some(term) = self.elected.state.current else {
+            return false;
+        };
+        let is_asked = self
+            .views
+            .get(term.node.index())
+            .is_some_and(|view| view.reached().is_some());
+        let sampled_at = self.freshness.sampled_at();
+        is_asked || sampled_at.is_some_and(|sampled| at <= sampled + self.settings.election.timeout)
     }
 
     /// The table as of now.

@@ -206,6 +206,22 @@ fn without_a_primary_lag_is_unknown_and_freshness_stands_still() {
 }
 
 #[test]
+fn a_primary_that_refuses_the_monitor_leads_on_and_measures_nobody() {
+    let mut bench = Bench::usual();
+    bench.now += 100;
+    bench.lose(0, FailureKind::Refused);
+    assert_eq!(bench.reach(1, standby(1, 100)).nodes[1].serving, Serving::Serving);
+    bench.now += 1000;
+    let table = bench.reach(1, standby(1, 100));
+    assert_eq!(
+        (table.primary, table.nodes[1].serving),
+        (Some(NodeId(0)), Serving::LagUnknown)
+    );
+    bench.reach(0, primary(1, 100));
+    assert_eq!(bench.reach(1, standby(1, 100)).nodes[1].serving, Serving::Serving);
+}
+
+#[test]
 fn one_lost_connection_takes_a_standby_out_and_no_primary() {
     let mut bench = Bench::usual();
     let table = bench.lose(1, FailureKind::Lost);

@@ -98,12 +98,14 @@ impl Cluster {
         let shared = Arc::new(Shared::new(table));
         let (sender, events) = mpsc::channel(EVENTS_QUEUED);
         let (remember, to_write) = watch::channel(remembered);
-        let targets: Vec<Target> = config
-            .cluster
-            .nodes
-            .iter()
-            .map(|node| target(config, node, tls))
-            .collect();
+        // One secret for all, so that what is derived from it is derived once.
+        let secret = config
+            .monitor
+            .password
+            .as_ref()
+            .map(|password| NodeSecret::plain(&password.0));
+        let target = |node| target(config, node, tls, secret.clone());
+        let targets: Vec<Target> = config.cluster.nodes.iter().map(target).collect();
 
         let mut tasks = JoinSet::new();
         tasks.spawn(
@@ -206,16 +208,12 @@ fn pace(config: &Config) -> Pace {
     }
 }
 
-fn target(config: &Config, node: &NodeConfig, tls: &NodeTlsConnector) -> Target {
+fn target(config: &Config, node: &NodeConfig, tls: &NodeTlsConnector, secret: Option<NodeSecret>) -> Target {
     Target {
         address: node.address.clone(),
         user: config.monitor.user.clone(),
         database: config.monitor.database.clone(),
-        secret: config
-            .monitor
-            .password
-            .as_ref()
-            .map(|password| NodeSecret::plain(&password.0)),
+        secret,
         tls: tls.clone(),
         timeout: config.monitor.timeout,
     }

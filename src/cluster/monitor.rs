@@ -173,6 +173,50 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_proxy_asks_seldom_and_one_without_a_primary_often() {
+        use crate::cluster::routing_table::RoutingTable;
+        use crate::config::{Cluster, NodeAddress, NodeTls};
+        use crate::wire::tls::NodeTlsConnector;
+
+        let cluster = Cluster {
+            nodes: vec![],
+            state_file: None,
+            tls: NodeTls::default(),
+        };
+        let mut table = RoutingTable::at_start(&cluster, Instant::now());
+        let shared = Arc::new(Shared::new(table.clone()));
+        let monitor = Monitor {
+            node: NodeId(0),
+            target: Target {
+                address: NodeAddress {
+                    host: "h".into(),
+                    port: 1,
+                },
+                user: "u".into(),
+                database: "d".into(),
+                secret: None,
+                tls: NodeTlsConnector::disabled(),
+                timeout: Duration::from_secs(1),
+            },
+            pace: Pace {
+                interval: Duration::from_millis(250),
+                idle_interval: Duration::from_secs(5),
+                timeout: Duration::from_secs(1),
+            },
+            shared: Arc::clone(&shared),
+            readings: mpsc::channel(1).0,
+        };
+        assert_eq!(monitor.interval(), HURRY);
+        table.without_primary_since = None;
+        shared.table.store(Arc::new(table));
+        assert_eq!(monitor.interval(), Duration::from_millis(250));
+        while !shared.activity.look() {}
+        assert_eq!(monitor.interval(), Duration::from_secs(5));
+        shared.activity.note();
+        assert_eq!(monitor.interval(), Duration::from_millis(250));
+    }
+
+    #[test]
     fn jitter_stays_within_a_tenth() {
         for _ in 0..1000 {
             let pause = jittered(Duration::from_millis(1000)).as_millis();

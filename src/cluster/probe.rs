@@ -4,7 +4,7 @@
 //! of `pg_monitor` it also sees the timeline that a standby streams. The functions of the other role raise 55000, hence the
 //! CASEs; `pg_is_in_recovery()` is asked once, so that a promotion in the middle can't make half a row of each (it may still
 //! raise 55000: ask again at once). The control file's timeline is read on standbys only, where it is a lower bound; on a
-//! promoted primary it is seconds late.
+//! promoted primary it is seconds late. Names are qualified, so that no search path can put others in their place.
 
 use super::lsn::{Lsn, SystemIdentifier, Timeline, WalLayout};
 use super::reading::{Answer, ReplayProgress, ServerIdentity, ServerState};
@@ -13,7 +13,7 @@ use super::reading::{Answer, ReplayProgress, ServerIdentity, ServerState};
 pub const STATEMENT: &str = "\
 SELECT r.in_recovery, \
 (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
-(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8, \
+(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, \
 pg_catalog.current_setting('server_version_num'), \
 i.wal_block_size, i.bytes_per_wal_segment, \
 CASE WHEN r.in_recovery THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
