@@ -207,7 +207,9 @@ fn after_a_promotion_the_other_standby_follows_and_the_old_primary_rejoins_witho
     lab.stop("node2", StopMode::Kill, &mut Quiet).unwrap();
     lab.promote("node1", &mut Quiet).unwrap();
     lab.sql("primary", "insert into t values (2)").unwrap();
-    lab.rejoin("node2", &mut Quiet).unwrap();
+    let mut heard = Heard::default();
+    lab.rejoin("node2", &mut heard).unwrap();
+    assert!(heard.has("pg_rewind") && !heard.has("base backup"), "{:#?}", heard.0);
     assert_eq!(roles(&lab), [Role::Primary, Role::Standby, Role::Standby]);
     eventually("all rows everywhere", || {
         ["node2", "node3"].iter().all(|node| count(&lab, node, "t") == "2")

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::error::LabError;
 use super::lab::{Lab, LabOptions, StopMode};
+use super::node::for_shell;
 use super::ports;
 use super::progress::{Progress, Written};
 use super::status;
@@ -149,8 +150,8 @@ fn up(dir: PathBuf, arguments: &UpArgs, as_json: bool, progress: &mut dyn Progre
         return Ok(());
     }
     say!("\n{}\n", status::table(&lab.status()));
-    let dir = lab.dir().display();
-    say!("pgsluice serve -c {}", lab.config_path().display());
+    let dir = for_shell(lab.dir());
+    say!("pgsluice serve -c {}", for_shell(&lab.config_path()));
     say!("pgsluice lab status --dir {dir}");
     say!("pgsluice lab down --dir {dir}");
     if let Some(holder) = ports::holder(5432) {

@@ -1,6 +1,7 @@
 //! A lab and its verbs.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -406,28 +407,38 @@ impl Lab {
 
     /// Creates the folder if need be, and marks it as a lab's before anything else stands in it.
     fn claim_dir(&self) -> Result<(), LabError> {
-        let dir = &self.dir;
-        fs::create_dir_all(dir).tried(|| format!("can't make {}", dir.display()))?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
-            .tried(|| format!("can't open up {}", dir.display()))?;
-        self.run_as.give(dir)?;
-        let mut reach = self.command("pg_ctl");
-        reach.arg("--version");
-        if let Err(error) = tool::run(reach, "pg_ctl", Duration::from_secs(10)) {
-            let _ = fs::remove_dir(dir);
-            return match error {
-                LabError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                    Err(LabError::Unreachable {
-                        dir: dir.clone(),
-                        user: self.user().to_owned(),
-                    })
-                }
-                other => Err(other),
-            };
+        let missing: Vec<&Path> = self.dir.ancestors().take_while(|dir| !dir.exists()).collect();
+        for dir in missing.iter().rev() {
+            fs::create_dir(dir).tried(|| format!("can't make {}", dir.display()))?;
+            open_up(dir)?;
+        }
+        open_up(&self.dir)?;
+        self.run_as.give(&self.dir)?;
+        if let Err(error) = self.check_reach() {
+            for dir in missing {
+                let _ = fs::remove_dir(dir);
+            }
+            return Err(error);
         }
         self.write_manifest(Stage::Building {
             pid: std::process::id().cast_signed(),
         })
+    }
+
+    /// Whether the servers' user can enter the folder, by running something harmless there.
+    fn check_reach(&self) -> Result<(), LabError> {
+        let mut command = self.command("pg_ctl");
+        command.arg("--version");
+        match tool::run(command, "pg_ctl", Duration::from_secs(10)) {
+            Err(LabError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                Err(LabError::Unreachable {
+                    dir: self.dir.clone(),
+                    user: self.user().to_owned(),
+                })
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        }
     }
 
     fn write_manifest(&self, stage: Stage) -> Result<(), LabError> {
@@ -558,6 +569,11 @@ pub(super) fn is_running(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
+/// Lets others enter a folder whatever our umask: the servers' user is one of them.
+fn open_up(dir: &Path) -> Result<(), LabError> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).tried(|| format!("can't open up {}", dir.display()))
+}
+
 /// The folder as an absolute path without links, if it may become or is a lab's.
 fn prepare_path(dir: &Path) -> Result<PathBuf, LabError> {
     let dir = std::path::absolute(dir).tried(|| format!("can't use {}", dir.display()))?;
@@ -581,7 +597,7 @@ fn prepare_path(dir: &Path) -> Result<PathBuf, LabError> {
             None => refuse_strangers(dir),
             Some(_) => Err(LabError::NotEmpty { dir }),
         },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(dir),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(dir),
         Err(error) => Err(error).tried(|| format!("can't look into {}", dir.display())),
     }
 }

@@ -5,6 +5,16 @@ use std::path::{Path, PathBuf};
 /// The superuser of every lab; 127.0.0.1 is trusted.
 pub(super) const SUPERUSER: &str = "postgres";
 
+/// A path as a shell takes it. `up` refuses folders with quotes in them.
+pub(super) fn for_shell(path: &Path) -> String {
+    let path = path.display().to_string();
+    if path.contains(char::is_whitespace) {
+        format!("'{path}'")
+    } else {
+        path
+    }
+}
+
 /// One server of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {

@@ -42,6 +42,7 @@ pub(super) fn rejoin(lab: &Lab, node: &Node, progress: &mut dyn Progress) -> Res
     }
     progress.doing(&format!("{name}: stopping it, to take back what {followed} never had"));
     Server::of(lab, node).stop(StopMode::Fast)?;
+    Server::of(lab, node).clear_after_kill()?;
     // pg_rewind reads the primary's timeline from its control file, which only a checkpoint brings up to date.
     Server::of(lab, primary).sql("checkpoint")?;
     if let Err(error) = rewind(lab, node, primary, progress) {

@@ -187,7 +187,7 @@ impl<'a> Server<'a> {
     }
 
     /// After a kill: ends what is left of the old server, which may still write, and removes a lock file that nobody holds.
-    fn clear_after_kill(&self) -> Result<(), LabError> {
+    pub(super) fn clear_after_kill(&self) -> Result<(), LabError> {
         self.kill_all()?;
         match fs::remove_file(self.lock_file()) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -187,7 +187,17 @@ async fn build(command: &DemoCommand, dir: PathBuf, ports: Ports, stop: &mut Sto
         fast: true,
         ..LabOptions::in_dir(dir)
     };
-    let building = in_background(move || Lab::up(options, &mut Written(io::stdout())));
+    let building = in_background(move || match Lab::up(options.clone(), &mut Written(io::stdout())) {
+        // Free a moment ago, when they were chosen.
+        Err(LabError::PortTaken { .. }) => Lab::up(
+            LabOptions {
+                base_port: None,
+                ..options
+            },
+            &mut Written(io::stdout()),
+        ),
+        built => built,
+    });
     tokio::pin!(building);
     tokio::select! {
         built = &mut building => return built.map(Some),

@@ -2,6 +2,8 @@
 
 use crate::lab::error::LabError;
 use crate::lab::lab::Lab;
+use crate::lab::node::for_shell;
+use crate::lab::status::NodeStatus;
 
 /// Asks the server that answers for its port. It is a function of the node, so without the hint it would go to the primary.
 const READ: &str = "/* pgsluice: standby */ select inet_server_port()";
@@ -14,17 +16,18 @@ const FEWEST_READS: usize = 4;
 const MOST_READS: usize = 16;
 
 pub(super) fn show_where_statements_go(lab: &Lab, port: u16) -> Result<(), LabError> {
+    let nodes = lab.status();
     ask(lab, port, CREATE)?;
     say!("  {CREATE}\n      done");
     for _ in 0..2 {
         let answered = ask(lab, port, INSERT)?;
-        say!("  {INSERT}\n      {}", who(lab, &answered));
+        say!("  {INSERT}\n      {}", who(&nodes, &answered));
     }
     say!("  {READ}");
     let mut seen = Vec::new();
     for count in 1..=MOST_READS {
         let answered = ask(lab, port, READ)?;
-        say!("      {}", who(lab, &answered));
+        say!("      {}", who(&nodes, &answered));
         if !seen.contains(&answered) {
             seen.push(answered);
         }
@@ -37,8 +40,8 @@ pub(super) fn show_where_statements_go(lab: &Lab, port: u16) -> Result<(), LabEr
 
 /// For when the reader has seen enough.
 pub(super) fn what_to_try(lab: &Lab, port: u16) -> String {
-    let dir = lab.dir().display();
-    let trigger = lab.trigger_file();
+    let dir = for_shell(lab.dir());
+    let trigger = for_shell(&lab.trigger_file());
     format!(
         "Try, in another terminal:\n\
          \x20 pgbench -i -h 127.0.0.1 -p {port} -U postgres postgres && pgbench -S -c 4 -T 10 -h 127.0.0.1 -p {port} -U postgres postgres\n\
@@ -51,8 +54,7 @@ pub(super) fn what_to_try(lab: &Lab, port: u16) -> String {
          \x20     a promotion from outside, which pgsluice notices\n\
          \x20 pgsluice lab rejoin node1 --dir {dir}\n\
          \x20     an old primary comes back as a standby\n\
-         Ctrl-C takes everything down.",
-        trigger = trigger.display()
+         Ctrl-C takes everything down."
     )
 }
 
@@ -62,9 +64,8 @@ pub(super) fn ask(lab: &Lab, port: u16, statement: &str) -> Result<String, LabEr
 }
 
 /// The node of a port, in words.
-fn who(lab: &Lab, port: &str) -> String {
-    let statuses = lab.status();
-    match statuses.iter().find(|status| status.port.to_string() == port) {
+fn who(nodes: &[NodeStatus], port: &str) -> String {
+    match nodes.iter().find(|status| status.port.to_string() == port) {
         Some(status) => format!("answered by {}, port {port}: {}", status.name, status.role),
         None => format!("answered by port {port}"),
     }
