@@ -156,7 +156,10 @@ pub fn begins_on_standby(class: &StatementClass) -> bool {
 
 fn danger(class: &StatementClass) -> Danger {
     let controls = |effect: &Effect| {
-        matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. })
+        matches!(
+            effect,
+            Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. }
+        )
     };
     let ends = class.effects.iter().any(controls);
     match &class.reason {
@@ -182,7 +185,10 @@ fn stronger(a: Danger, b: Danger) -> Danger {
 /// Transaction control and cursors belong to the block they are in, wherever that is.
 fn stays_in_block(class: &StatementClass) -> bool {
     matches!(class.reason, Reason::TransactionControl | Reason::Cursor)
-        || class.effects.iter().any(|effect| matches!(effect, Effect::SetLocal { .. }))
+        || class
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::SetLocal { .. }))
 }
 
 fn refused_alike(class: &StatementClass) -> bool {
@@ -212,14 +218,23 @@ pub fn plan(
         if rest.is_empty() {
             break;
         }
-        let count = rest.iter().position(|frame| matches!(frame.tag, b'Q' | b'F' | b'S')).map_or(rest.len(), |at| at + 1);
+        let count = rest
+            .iter()
+            .position(|frame| matches!(frame.tag, b'Q' | b'F' | b'S'))
+            .map_or(rest.len(), |at| at + 1);
         let request = &rest[..count];
         let closed = matches!(request[count - 1].tag, b'Q' | b'F' | b'S');
         // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
         if plan.is_some() && must_stand_alone(request, bytes, statements, &mut classify) {
             break;
         }
-        let sum = judge(request, bytes, unit.tail == Tail::Cut && !closed, statements, &mut classify)?;
+        let sum = judge(
+            request,
+            bytes,
+            unit.tail == Tail::Cut && !closed,
+            statements,
+            &mut classify,
+        )?;
         let alone = !sum.effects.is_empty() || !closed || sum.copies;
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
@@ -229,7 +244,11 @@ pub fn plan(
                 frames: begin,
                 len,
                 tail,
-                want: if closed { sum.want } else { Want::Primary(RouteReason::NeedsPrimary) },
+                want: if closed {
+                    sum.want
+                } else {
+                    Want::Primary(RouteReason::NeedsPrimary)
+                },
                 access: if closed { sum.access } else { Access::Write },
                 danger: if closed { sum.danger } else { Danger::Several },
                 effects: sum.effects,
@@ -337,7 +356,11 @@ fn judge(
             }
             b'B' => {
                 let bind = frontend::bind(body).ok_or_else(|| malformed("Bind"))?;
-                let here = parsed.iter().rev().find(|(name, _)| *name == bind.statement).map(|(_, class)| class);
+                let here = parsed
+                    .iter()
+                    .rev()
+                    .find(|(name, _)| *name == bind.statement)
+                    .map(|(_, class)| class);
                 match here.or_else(|| statements.class(bind.statement)) {
                     Some(class) => {
                         let class = Arc::clone(class);
@@ -355,7 +378,11 @@ fn judge(
                     Named::Statement(name) => {
                         sum.translate |= !name.is_empty() || !unnamed_here;
                         if frame.tag == b'D' {
-                            let here = parsed.iter().rev().find(|(known, _)| *known == name).map(|(_, class)| class);
+                            let here = parsed
+                                .iter()
+                                .rev()
+                                .find(|(known, _)| *known == name)
+                                .map(|(_, class)| class);
                             match here.or_else(|| statements.class(name)) {
                                 Some(class) => {
                                     let class = Arc::clone(class);

@@ -92,9 +92,17 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
 }
 
 fn values_cannot_matter_after(head: &[u8]) -> bool {
-    [&b"select"[..], b"insert", b"update", b"delete", b"with", b"values", b"table"]
-        .iter()
-        .any(|word| head.eq_ignore_ascii_case(word))
+    [
+        &b"select"[..],
+        b"insert",
+        b"update",
+        b"delete",
+        b"with",
+        b"values",
+        b"table",
+    ]
+    .iter()
+    .any(|word| head.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -109,7 +117,10 @@ mod tests {
 
     #[test]
     fn values_blanks_and_comments_are_left_out() {
-        assert_eq!(normal("SELECT a FROM t WHERE b='x' -- note\n AND c = 42"), "SELECT a FROM t WHERE b = '' AND c = 1 ");
+        assert_eq!(
+            normal("SELECT a FROM t WHERE b='x' -- note\n AND c = 42"),
+            "SELECT a FROM t WHERE b = '' AND c = 1 "
+        );
         assert_eq!(normal("select $1, E'\\n', $$x$$/* y */"), "select $1 , '' , '' ");
     }
 
@@ -117,13 +128,23 @@ mod tests {
     fn what_can_matter_stays() {
         assert_eq!(normal("set a = 'b'  -- c"), "set a = 'b'  -- c");
         assert_eq!(normal("select 1; set a = 'b'"), "select 1; set a = 'b'");
-        assert_eq!(normal("/* pgsluice: standby */ select 1"), "/*pgsluice:standby*/select 1 ");
-        assert_eq!(normal("select 'pg_stat_activity'::regclass"), "select 'pg_locks' :: regclass ");
+        assert_eq!(
+            normal("/* pgsluice: standby */ select 1"),
+            "/*pgsluice:standby*/select 1 "
+        );
+        assert_eq!(
+            normal("select 'pg_stat_activity'::regclass"),
+            "select 'pg_locks' :: regclass "
+        );
     }
 
     #[test]
     fn a_normal_form_is_its_own_normal_form() {
-        for sql in ["select 1.5, 'a'\n'b', x'ff'::bit, -1, a- -1, b|| 'c' from \"T\".u", "select - - 1", "values (.5)"] {
+        for sql in [
+            "select 1.5, 'a'\n'b', x'ff'::bit, -1, a- -1, b|| 'c' from \"T\".u",
+            "select - - 1",
+            "values (.5)",
+        ] {
             let once = normal(sql);
             assert_eq!(normal(&once), once, "{sql}");
         }

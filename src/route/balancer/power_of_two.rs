@@ -15,7 +15,11 @@ pub fn power_of_two(candidates: &[Candidate], dice: u64) -> Option<&Candidate> {
     let step = 1 + (dice >> 20) % (count - 1);
     let second = &candidates[((dice % count + step) % count) as usize];
     // A node is passed over when it is clearly dearer; between equals the dice has chosen already.
-    Some(if second.cost() < first.cost() * 0.8 { second } else { first })
+    Some(if second.cost() < first.cost() * 0.6 {
+        second
+    } else {
+        first
+    })
 }
 
 #[cfg(test)]
@@ -27,8 +31,16 @@ mod tests {
     use crate::cluster::NodeId;
 
     fn candidate(index: usize, in_flight: u32, latency_us: u64) -> Candidate {
-        let load = Load { in_flight, latency: Duration::from_micros(latency_us) };
-        Candidate { node: NodeId(index as u16), load, lag_share: 0.0, weight: 1 }
+        let load = Load {
+            in_flight,
+            latency: Duration::from_micros(latency_us),
+        };
+        Candidate {
+            node: NodeId(index as u16),
+            load,
+            lag_share: 0.0,
+            weight: 1,
+        }
     }
 
     fn shares(candidates: &[Candidate]) -> Vec<usize> {
