@@ -107,7 +107,7 @@ async fn the_answering_node_is_the_one_that_the_proxy_says() {
         "a question about the node is the primary's to answer"
     );
     let mut seen = [0; 3];
-    for _ in 0..60 {
+    for _ in 0..300 {
         let port = node_port(&client, "/* pgsluice: standby */").await;
         seen[ports
             .iter()

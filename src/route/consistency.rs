@@ -43,7 +43,7 @@ mod tests {
             last_write: Some(wrote),
             last_read: Some((NodeId(1), read)),
         };
-        let (same, other) = (NodeId(1), NodeId::from_index(2));
+        let (same, other) = (NodeId(1), NodeId(2));
         assert_eq!(floor(Consistency::Eventual, &history, other), None);
         assert_eq!(floor(Consistency::ReadYourWrites, &history, other), Some(wrote));
         assert_eq!(floor(Consistency::Session, &history, other), Some(read));

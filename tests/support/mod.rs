@@ -1,6 +1,6 @@
 //! What the tests of the whole proxy stand on: a lab, `pgsluice serve` as a process of its own in front of it, and clients.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

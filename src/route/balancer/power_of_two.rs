@@ -3,6 +3,11 @@
 
 use super::Candidate;
 
+/// One choice in this many is left to chance alone.
+const EXPLORE: u64 = 16;
+/// A node is clearly cheaper below this share of another's cost. One statement in flight against none is.
+const CLEARLY: f64 = 0.6;
+
 /// The chosen one; `None` without candidates. `dice` is 64 random bits.
 ///
 /// Of two that cost nearly the same either may be taken, so that an idle cluster's reads spread over its nodes.
@@ -65,7 +70,7 @@ mod tests {
     #[test]
     fn a_slow_node_gets_little() {
         let shares = shares(&[candidate(0, 0, 100), candidate(1, 0, 100), candidate(2, 0, 1000)]);
-        assert_eq!(shares[2], 0);
+        assert!((100..400).contains(&shares[2]), "{}", shares[2]);
     }
 
     #[test]
