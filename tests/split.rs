@@ -5,11 +5,16 @@ mod support;
 use pgsluice::lab::LabGuard;
 use support::{Proxy, client, direct, node_port};
 
-/// Rows that a node's own statistics say were inserted, updated or deleted, and transactions on it.
+/// Transactions in the test's database, by a node's own statistics.
 async fn transactions(node: &pgsluice::lab::Node) -> i64 {
     let client = direct(node).await;
     let sql = "select xact_commit from pg_stat_database where datname = 'split'";
-    client.query_one(sql, &[]).await.expect("statistics").get(0)
+    // A standby may not have the database yet.
+    client
+        .query_opt(sql, &[])
+        .await
+        .expect("statistics")
+        .map_or(0, |row| row.get(0))
 }
 
 fn pgbench(proxy: &Proxy, arguments: &[&str]) -> String {

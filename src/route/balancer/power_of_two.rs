@@ -19,12 +19,11 @@ pub fn power_of_two(candidates: &[Candidate], dice: u64) -> Option<&Candidate> {
     }
     let step = 1 + (dice >> 20) % (count - 1);
     let second = &candidates[((dice % count + step) % count) as usize];
+    // Now and then the dearer one gets its turn: only a statement can show that a node which looked slow has recovered.
+    let explore = (dice >> 40).is_multiple_of(EXPLORE);
     // A node is passed over when it is clearly dearer; between equals the dice has chosen already.
-    Some(if second.cost() < first.cost() * 0.6 {
-        second
-    } else {
-        first
-    })
+    let pass_over = !explore && second.cost() < first.cost() * CLEARLY;
+    Some(if pass_over { second } else { first })
 }
 
 #[cfg(test)]
