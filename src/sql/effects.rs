@@ -171,10 +171,18 @@ impl fmt::Display for Effect {
     /// One line for `pgsluice explain`, such as `begin read_only` or `set work_mem`. Values of settings are left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Effect::Begin { read_only, isolation, deferrable } => {
+            Effect::Begin {
+                read_only,
+                isolation,
+                deferrable,
+            } => {
                 f.write_str("begin")?;
                 write_modes(f, *read_only, *isolation)?;
-                if *deferrable { f.write_str(" deferrable") } else { Ok(()) }
+                if *deferrable {
+                    f.write_str(" deferrable")
+                } else {
+                    Ok(())
+                }
             }
             Effect::Commit { chain: false } => f.write_str("commit"),
             Effect::Commit { chain: true } => f.write_str("commit and chain"),
