@@ -436,7 +436,8 @@ impl ClientSession {
                 route,
                 block: None,
             });
-            if self.unpinned_sequence(plan) && attached.lease.conn().run(b"DISCARD SEQUENCES").await.is_err() {
+            // On a connection that others have used, currval() and lastval() would show a stranger's value.
+            if plan.sequence_state && attached.lease.conn().run(b"DISCARD SEQUENCES").await.is_err() {
                 continue;
             }
             let attempt = Attempt {
@@ -499,14 +500,6 @@ impl ClientSession {
                 Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
             }
         }
-    }
-
-    /// `currval()` and `lastval()` on a connection that others have used would show a stranger's value.
-    fn unpinned_sequence(&self, plan: &Plan) -> bool {
-        plan.effects
-            .iter()
-            .flat_map(|class| &class.effects)
-            .any(|effect| *effect == Effect::Pin(PinReason::Sequence))
     }
 
     fn consistency(&self, config: &Config) -> crate::config::Consistency {

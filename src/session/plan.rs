@@ -52,7 +52,9 @@ pub struct Plan {
     pub extended: bool,
     /// A server is needed to answer it.
     pub needs_server: bool,
-    /// Everything in it that runs is a plain read, a cursor, or transaction control: safe on whatever node a READ ONLY block is on.
+    /// It asks for the connection's last value of a sequence.
+    pub sequence_state: bool,
+    /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
     pub block_safe: bool,
     /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
     pub refused_alike: bool,
@@ -72,6 +74,7 @@ struct Sum {
     needs_server: bool,
     block_safe: bool,
     refused_alike: bool,
+    sequence_state: bool,
     executes: u32,
     copies: bool,
     begins: bool,
@@ -88,6 +91,7 @@ impl Sum {
             needs_server: false,
             block_safe: true,
             refused_alike: true,
+            sequence_state: false,
             executes: 0,
             copies: false,
             begins: false,
@@ -132,6 +136,7 @@ impl Sum {
             self.danger = stronger(self.danger, danger(class));
             self.block_safe &= stays_in_block(class);
             self.refused_alike &= refused_alike(class);
+            self.sequence_state |= reads_sequence_state(class);
         }
         if !class.effects.is_empty() {
             self.effects.push(Arc::clone(class));
@@ -182,13 +187,15 @@ fn stronger(a: Danger, b: Danger) -> Danger {
     }
 }
 
-/// Transaction control and cursors belong to the block they are in, wherever that is.
+/// A READ ONLY block on a standby may end there. Whatever else isn't a plain read (savepoints, cursors, SET LOCAL included) takes the block
+/// to the primary first, so that a block which stays has done nothing that a fresh beginning would lack.
 fn stays_in_block(class: &StatementClass) -> bool {
-    matches!(class.reason, Reason::TransactionControl | Reason::Cursor)
-        || class
-            .effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::SetLocal { .. }))
+    matches!(&class.effects[..], [Effect::Commit { .. } | Effect::Rollback { .. }])
+}
+
+/// `currval()` and `lastval()` tell of the last `nextval()` on the connection, whoever called it.
+fn reads_sequence_state(class: &StatementClass) -> bool {
+    matches!(&class.reason, Reason::SessionFunction { name } if name == "currval" || name == "lastval")
 }
 
 fn refused_alike(class: &StatementClass) -> bool {
@@ -257,6 +264,7 @@ pub fn plan(
                 ready: u32::from(closed),
                 extended: request[count - 1].tag != b'Q' && request[count - 1].tag != b'F',
                 needs_server: sum.needs_server || !closed,
+                sequence_state: sum.sequence_state,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
             },
@@ -280,6 +288,7 @@ pub fn plan(
                 ready: before.ready + 1,
                 extended: request[count - 1].tag == b'S',
                 needs_server: before.needs_server || sum.needs_server,
+                sequence_state: before.sequence_state || sum.sequence_state,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,
             },

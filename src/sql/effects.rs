@@ -106,7 +106,8 @@ pub enum PinReason {
     Prepare,
     /// `setseed()`: the following `random()` calls depend on it.
     SetSeed,
-    /// `currval()` or `lastval()` was called: the session relies on the connection on which `nextval()` ran.
+    /// The session relies on the connection on which `nextval()` ran. Classification never says so by itself, since that would
+    /// pin every session that calls `nextval()`: the session loop may, on [`Effect::NextVal`].
     Sequence,
     /// A setting that isn't mirrored: SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS, `set_config()`.
     SessionGuc,

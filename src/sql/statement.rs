@@ -103,17 +103,16 @@ impl<'a> Statement<'a> {
 
     /// The same statement from token `from` on.
     pub(crate) fn tail(&self, from: usize) -> Statement<'a> {
-        Statement {
-            tokens: self.tokens.get(from..).unwrap_or_default().to_vec(),
-            ..self.clone()
-        }
+        self.slice(from, self.len())
     }
 
-    /// The same statement's tokens from `from` up to, not including, `to`.
+    /// The same statement's tokens from `from` up to, not including, `to`. Its calls stay those of the whole.
     pub(crate) fn slice(&self, from: usize, to: usize) -> Statement<'a> {
+        let tokens = self.tokens.get(from..to).unwrap_or_default().to_vec();
         Statement {
-            tokens: self.tokens.get(from..to).unwrap_or_default().to_vec(),
-            ..self.clone()
+            tokens,
+            calls: self.calls.clone(),
+            ..*self
         }
     }
 
@@ -255,7 +254,7 @@ fn note_call(statement: &mut Statement<'_>, last: [Option<Token>; 3]) {
     }
     let text = statement.text;
     if dot.is_some_and(|token| token.kind == Kind::Punct(b'.'))
-        && !schema.is_some_and(|token| identifier(token.kind, token.bytes(text)) == "pg_catalog")
+        && schema.is_none_or(|token| identifier(token.kind, token.bytes(text)) != "pg_catalog")
     {
         return;
     }

@@ -232,9 +232,9 @@ impl Scan<'_> {
         }
     }
 
-    /// Whether only a row type or an enum fits behind the `::` at `cast`, as in `jsonb_populate_record(NULL::t, …)`,
-    /// `enum_range(NULL::t)` and `ROW(1, 2)::t`. Their constructors run nothing. (A domain over one could; a standby then
-    /// refuses what it writes, as it does for a view.)
+    /// Whether hardly anything but a row type or an enum fits behind the `::` at `cast`, as in `jsonb_populate_record(NULL::t, …)`,
+    /// `enum_range(NULL::t)` and `ROW(1, 2)::t`: making one of these runs nothing. A domain is possible even here, and its CHECK
+    /// would run; a standby then refuses what it writes, as it does for a view that text can't see through.
     fn takes_row_or_enum(&self, cast: usize) -> bool {
         const TAKERS: &[&str] = &[
             "enum_first",
