@@ -374,6 +374,7 @@ fn the_trigger_file_promotes_the_most_advanced_standby() {
     let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
     while lab.servers[1].sql(receivers) != "0" {}
     lab.servers[0].sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    while lab.servers[2].sql("SELECT count(*) FROM t") != "1000" {}
     lab.servers[0].stop("immediate");
     watch.until("no primary", |table| {
         matches!(table.why_no_primary, Some(NoPrimary::Unreachable(_)))
