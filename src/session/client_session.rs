@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use bytes::Buf;
 use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 
-use super::aborted;
+use super::block_end;
 use super::cancel::{Registered, ServerProcess};
 use super::control::Order;
 use super::error::SessionError;
@@ -21,19 +22,21 @@ use super::login::{Told, farewell};
 use super::phase::{Attached, Block, Phase, Pins};
 pub use super::placing::{Placed, Placing};
 use super::plan::{Danger, Plan, begins_on_standby, plan};
-use super::request::{FrameAt, Gathered, Unit, gather};
+use super::request::{FrameAt, Gathered, Tail, Unit, gather};
 use super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
 use super::settle;
-use super::statements::Statements;
+use super::statements::{self, Statements};
 use super::worker::{Present, Worker};
 use crate::cluster::Hint;
 use crate::config::{Config, PoolMode};
-use crate::pool::{PrincipalPools, Settings};
+use crate::pool::{ConnError, Lease, PrincipalPools, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::{Access, Effect, PinReason, SqlContext};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status, put_parameter_status, put_ready};
+use crate::wire::backend::{
+    CLOSE_COMPLETE, ReplyScanner, Step, TransactionStatus, parameter_status, put_parameter_status, put_ready,
+};
 use crate::wire::error_response::ErrorView;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
@@ -375,7 +378,16 @@ impl ClientSession {
         if let Some(error) = settle::refused_setting(&plan.effects) {
             return self.report(error, &plan, &unit.frames).await;
         }
+        let mut plan = plan;
+        if plan.begins
+            && matches!(plan.want, Want::Read)
+            && self.state.settings.value("default_transaction_isolation").is_some()
+        {
+            // Its READ ONLY block may need one snapshot throughout, and could not be moved.
+            plan.want = Want::Primary(RouteReason::NeedsPrimary);
+        }
         match &self.phase {
+            Phase::Idle if ends_no_block(&plan) => self.answer_end_of_nothing(&plan, &unit).await,
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
             Phase::Idle if !plan.needs_server => self.answer_here(&plan, &unit).await,
             Phase::Idle => self.place_and_run(&plan, &unit.frames, arrived).await,
@@ -383,24 +395,57 @@ impl ClientSession {
         }
     }
 
+    /// COMMIT or ROLLBACK without a block: a warning, as from a server, and none is needed for it.
+    async fn answer_end_of_nothing(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
+        let tag = if ends_block(plan) == Some(Ends::Commit) {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        };
+        self.note_statements(&unit.frames[..plan.frames]);
+        let out = block_end::nothing_ended(&unit.frames[..plan.frames], self.inbox.bytes(), tag);
+        self.inbox.consume(plan.len);
+        self.say(&out).await
+    }
+
     /// Answers a unit that nothing runs in: Sync alone, or Close of statements.
     async fn answer_here(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
+        self.note_statements(&unit.frames[..plan.frames]);
         let mut out = Vec::new();
         for frame in &unit.frames[..plan.frames] {
-            let body = &self.inbox.bytes()[frame.start + HEADER..frame.end];
-            match (frame.tag, frontend::named(body)) {
-                (b'C', Some(Named::Statement([]))) => self.state.statements.forget_unnamed(),
-                (b'C', Some(Named::Statement(name))) => drop(self.state.statements.remove(name)),
-                _ => {}
-            }
             match frame.tag {
-                b'C' => out.extend_from_slice(&crate::wire::backend::CLOSE_COMPLETE),
+                b'C' => out.extend_from_slice(&CLOSE_COMPLETE),
                 b'S' => put_ready(&mut out, TransactionStatus::Idle),
                 _ => {}
             }
         }
         self.inbox.consume(plan.len);
         self.say(&out).await
+    }
+
+    /// Follows Parse and Close in a unit that no server sees.
+    fn note_statements(&mut self, frames: &[FrameAt]) {
+        let context = self.sql_context();
+        for frame in frames {
+            let body = &self.inbox.bytes()[frame.start + HEADER..frame.end];
+            match frame.tag {
+                b'P' => {
+                    if let Some(parse) = frontend::parse(body).filter(|parse| !parse.name.is_empty()) {
+                        let prepared = self.worker.shared.pools.statements.intern(parse.sql, parse.types);
+                        let class = self.worker.classify(parse.sql, &context);
+                        self.state
+                            .statements
+                            .insert(parse.name.into(), statements::Named { prepared, class });
+                    }
+                }
+                b'C' => match frontend::named(body) {
+                    Some(Named::Statement([])) => self.state.statements.forget_unnamed(),
+                    Some(Named::Statement(name)) => drop(self.state.statements.remove(name)),
+                    Some(Named::Portal(_)) | None => {}
+                },
+                _ => {}
+            }
+        }
     }
 
     /// The session holds nothing: finds a place for the unit, as often as it takes.
@@ -422,22 +467,22 @@ impl ClientSession {
         let mut retries = 0;
         loop {
             let principal = Arc::clone(&self.principal);
-            let placed = placing
-                .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
-                .await;
+            let slot = Arc::clone(&self.registered.slot);
+            let reclaim = plan.sequence_state.then_some(self.present.id);
+            let placed = tokio::select! {
+                biased;
+                placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings, reclaim) => placed,
+                // Polled only when there is a wait.
+                () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
+            };
             let Placed { lease, route, reported } = match placed {
                 Ok(placed) => placed,
                 Err(error) => return self.report(error, plan, frames).await,
             };
             self.tell(reported).await?;
             worker.shared.counters.decided(route.target, route.reason);
-            let mut attached = Box::new(Attached {
-                lease,
-                route,
-                block: None,
-            });
-            // On a connection that others have used, currval() and lastval() would show a stranger's value.
-            if plan.sequence_state && attached.lease.conn().run(b"DISCARD SEQUENCES").await.is_err() {
+            let mut attached = Box::new(self.attach(lease, route, None));
+            if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
                 continue;
             }
             let attempt = Attempt {
@@ -500,6 +545,33 @@ impl ClientSession {
                 Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
             }
         }
+    }
+
+    /// The session takes hold of a connection.
+    fn attach(&self, mut lease: Lease, route: Route, block: Option<Block>) -> Attached {
+        let known = lease.conn().last_session == self.present.id;
+        lease.conn().last_session = self.present.id;
+        Attached {
+            lease,
+            route,
+            known,
+            block,
+        }
+    }
+
+    /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
+    /// none. From here on, sessions of this database and user keep the connections on which they draw from sequences.
+    async fn forget_strangers_sequences(&self, attached: &mut Attached) -> Result<(), ConnError> {
+        self.principal.reads_sequence_state.store(true, Ordering::Relaxed);
+        let status = match &attached.block {
+            _ if attached.known => return Ok(()),
+            // What the block has written may be what is asked for.
+            Some(block) if block.wrote || block.failed => return Ok(()),
+            Some(_) => TransactionStatus::InBlock,
+            None => TransactionStatus::Idle,
+        };
+        attached.known = true;
+        attached.lease.conn().discard_sequences(status).await
     }
 
     fn consistency(&self, config: &Config) -> crate::config::Consistency {
@@ -572,6 +644,10 @@ impl ClientSession {
                 Ok(moved) => attached = moved,
                 Err(error) => return self.report(error, plan, &unit.frames).await,
             }
+        }
+        if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
+            // The statement will find the connection lost, and say so.
+            tracing::debug!("a held connection was lost");
         }
         if let Some(block) = &mut attached.block
             && plan.access == Access::Write
@@ -694,7 +770,14 @@ impl ClientSession {
         let mut placing = Placing::new(&worker);
         let want = Want::Primary(RouteReason::NeedsPrimary);
         let placed = placing
-            .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
+            .connect(
+                &principal,
+                want,
+                &rules,
+                &self.state.history,
+                &self.state.settings,
+                None,
+            )
             .await;
         let Placed {
             mut lease,
@@ -721,11 +804,8 @@ impl ClientSession {
                 verdict: Verdict::CertainlyNotCommitted,
             }));
         }
-        Ok(Ok(Box::new(Attached {
-            lease,
-            route,
-            block: Some(Block::begun(settings_before)),
-        })))
+        let block = Block::begun(settings_before);
+        Ok(Ok(Box::new(self.attach(lease, route, Some(block)))))
     }
 
     /// Tells the client what it doesn't know yet of what a server has reported.
@@ -751,6 +831,9 @@ impl ClientSession {
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
         settle::settle(&mut self.state, &mut attached, plan, answer, now);
+        if draws_from_sequences(plan) && !answer.failed && self.principal.reads_sequence_state.load(Ordering::Relaxed) {
+            self.state.pins.add(PinReason::Sequence);
+        }
         if let Some(block) = &mut attached.block
             && begin
             && attached.route.target == Target::Standby
@@ -795,7 +878,8 @@ impl ClientSession {
             return Ok(());
         };
         if ends_block(plan).is_some() && !(untold && ends_block(plan) == Some(Ends::Commit)) {
-            let out = aborted::rolled_back(&unit.frames[..plan.frames], self.inbox.bytes());
+            self.note_statements(&unit.frames[..plan.frames]);
+            let out = block_end::rolled_back(&unit.frames[..plan.frames], self.inbox.bytes());
             self.inbox.consume(plan.len);
             self.state.settings = settings;
             return self.say(&out).await;
@@ -881,6 +965,28 @@ enum Alive {
 enum Ends {
     Commit,
     Rollback,
+}
+
+/// It calls `nextval()`, in so many words or perhaps by a column's default.
+fn draws_from_sequences(plan: &Plan) -> bool {
+    plan.inserts
+        || plan
+            .effects
+            .iter()
+            .flat_map(|class| &class.effects)
+            .any(|effect| *effect == Effect::NextVal)
+}
+
+/// A plain COMMIT or ROLLBACK and nothing else.
+fn ends_no_block(plan: &Plan) -> bool {
+    let [class] = &plan.effects[..] else { return false };
+    class.statements == 1
+        && plan.executes == 1
+        && plan.tail == Tail::Closed
+        && matches!(
+            &class.effects[..],
+            [Effect::Commit { chain: false } | Effect::Rollback { chain: false }]
+        )
 }
 
 fn ends_block(plan: &Plan) -> Option<Ends> {

@@ -54,6 +54,10 @@ pub struct Plan {
     pub needs_server: bool,
     /// It asks for the connection's last value of a sequence.
     pub sequence_state: bool,
+    /// It inserts rows.
+    pub inserts: bool,
+    /// Statements that run in it.
+    pub executes: u32,
     /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
     pub block_safe: bool,
     /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
@@ -75,6 +79,7 @@ struct Sum {
     block_safe: bool,
     refused_alike: bool,
     sequence_state: bool,
+    inserts: bool,
     executes: u32,
     copies: bool,
     begins: bool,
@@ -92,6 +97,7 @@ impl Sum {
             block_safe: true,
             refused_alike: true,
             sequence_state: false,
+            inserts: false,
             executes: 0,
             copies: false,
             begins: false,
@@ -137,6 +143,10 @@ impl Sum {
             self.block_safe &= stays_in_block(class);
             self.refused_alike &= refused_alike(class);
             self.sequence_state |= reads_sequence_state(class);
+            self.inserts |= matches!(
+                class.reason,
+                Reason::Verb("INSERT" | "MERGE") | Reason::DataModifyingCte
+            );
         }
         if !class.effects.is_empty() {
             self.effects.push(Arc::clone(class));
@@ -265,6 +275,8 @@ pub fn plan(
                 extended: request[count - 1].tag != b'Q' && request[count - 1].tag != b'F',
                 needs_server: sum.needs_server || !closed,
                 sequence_state: sum.sequence_state,
+                inserts: sum.inserts,
+                executes: sum.executes,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
             },
@@ -289,6 +301,8 @@ pub fn plan(
                 extended: request[count - 1].tag == b'S',
                 needs_server: before.needs_server || sum.needs_server,
                 sequence_state: before.sequence_state || sum.sequence_state,
+                inserts: before.inserts || sum.inserts,
+                executes: before.executes + sum.executes,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,
             },
