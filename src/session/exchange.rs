@@ -235,7 +235,6 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         loop {
             // What came with, or right behind, that which makes the server wait for more stands in the inbox already.
             if self.takes_client() && !took_client {
-                took_client = true;
                 if let Err(violation) = self.from_client() {
                     return Outcome::Violation(violation);
                 }

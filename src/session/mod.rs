@@ -11,6 +11,7 @@
 
 mod block_end;
 pub mod cancel;
+pub mod client_link;
 pub mod client_session;
 pub mod control;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod exchange;
 pub mod expect;
 pub mod inbox;
 pub mod login;
+pub mod overhear;
 pub mod phase;
 pub mod placing;
 pub mod plan;

@@ -64,6 +64,47 @@ pub struct Plan {
     pub refused_alike: bool,
 }
 
+/// How a unit ends its block, if it does nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// COMMIT, or PREPARE TRANSACTION.
+    Commit,
+    /// ROLLBACK.
+    Rollback,
+}
+
+impl Plan {
+    /// Whether it ends its block, and how.
+    pub fn ends_block(&self) -> Option<Ends> {
+        match self.only_effect()? {
+            Effect::Commit { .. } | Effect::PrepareTransaction => Some(Ends::Commit),
+            Effect::Rollback { .. } => Some(Ends::Rollback),
+            _ => None,
+        }
+    }
+
+    /// A plain COMMIT or ROLLBACK and nothing else: outside a block it needs no server.
+    pub fn only_ends_block(&self) -> bool {
+        let ends = matches!(
+            self.only_effect(),
+            Some(Effect::Commit { chain: false } | Effect::Rollback { chain: false })
+        );
+        ends && self.executes == 1 && self.tail == Tail::Closed && self.effects[0].statements == 1
+    }
+
+    /// It calls `nextval()`, in so many words or perhaps by a column's default.
+    pub fn draws_from_sequences(&self) -> bool {
+        let mut effects = self.effects.iter().flat_map(|class| &class.effects);
+        self.inserts || effects.any(|effect| *effect == Effect::NextVal)
+    }
+
+    fn only_effect(&self) -> Option<&Effect> {
+        let [class] = &self.effects[..] else { return None };
+        let [effect] = &class.effects[..] else { return None };
+        Some(effect)
+    }
+}
+
 /// The client sent something that is not the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
