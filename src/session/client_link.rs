@@ -56,6 +56,11 @@ impl ClientLink {
         self.discard = count;
     }
 
+    /// An error has come in a batch whose Sync is still to come.
+    pub fn skip_to_sync(&mut self) {
+        self.skip_to_sync = true;
+    }
+
     /// Whether an error in a batch has everything up to its Sync passed over.
     pub fn skips(&self) -> bool {
         self.skip_to_sync

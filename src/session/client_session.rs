@@ -22,7 +22,7 @@ use super::overhear::{Alive, overhear};
 use super::phase::{Attached, Block, Phase, Pins};
 pub use super::placing::{Placed, Placing};
 use super::plan::{Danger, Ends, Plan, begins_on_standby, plan};
-use super::request::{FrameAt, Gathered, Unit};
+use super::request::{FrameAt, Gathered, Tail, Unit};
 use super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
 use super::settle;
 use super::statements::{self, Statements};
@@ -33,7 +33,7 @@ use crate::pool::{ConnError, Lease, PrincipalPools, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
-use crate::sql::{Access, PinReason, SqlContext};
+use crate::sql::{Access, PinReason, SqlContext, StatementClass};
 use crate::wire::backend::{CLOSE_COMPLETE, TransactionStatus, put_parameter_status, put_ready};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
@@ -406,12 +406,12 @@ impl ClientSession {
                 retries,
             };
             match self.exchange(&mut attached, plan, frames, attempt).await {
-                Outcome::Done(answer) => {
+                Outcome::Done { answer, later } => {
                     worker
                         .shared
                         .counters
                         .answered(route.target, plan.access, arrived.elapsed());
-                    return self.settle(attached, plan, answer, session_pool).await;
+                    return self.settle(attached, plan, later, answer, session_pool).await;
                 }
                 Outcome::Refused(code) => {
                     worker.shared.count_retry(code.as_str());
@@ -530,11 +530,15 @@ impl ClientSession {
             .await;
         link.finished();
         match &outcome {
-            Outcome::Done(Answer {
-                first_byte: Some(first_byte),
-                failed: false,
+            Outcome::Done {
+                answer:
+                    Answer {
+                        first_byte: Some(first_byte),
+                        failed: false,
+                        ..
+                    },
                 ..
-            }) if warm => {
+            } if warm => {
                 link.observe(first_byte.saturating_duration_since(started), *first_byte);
             }
             // A node that fails fast must not look fast.
@@ -582,13 +586,13 @@ impl ClientSession {
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
         match self.exchange(&mut attached, plan, &frames, attempt).await {
-            Outcome::Done(answer) => {
+            Outcome::Done { answer, later } => {
                 self.worker
                     .shared
                     .counters
                     .answered(route.target, plan.access, arrived.elapsed());
                 let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
-                self.settle(attached, plan, answer, session_pool).await
+                self.settle(attached, plan, later, answer, session_pool).await
             }
             Outcome::Refused(_) | Outcome::NodeLost { .. } if self.state.pins.any() => {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
@@ -737,13 +741,17 @@ impl ClientSession {
         &mut self,
         mut attached: Box<Attached>,
         plan: &Plan,
+        later: SmallVec<[Arc<StatementClass>; 1]>,
         answer: Answer,
         session_pool: bool,
     ) -> Result<(), End> {
         let now = Instant::now();
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
-        settle::settle(&mut self.state, &mut attached, plan, answer, now);
+        settle::settle(&mut self.state, &mut attached, plan, &later, answer, now);
+        if plan.tail == Tail::Prepared && answer.failed {
+            self.client.skip_to_sync();
+        }
         if plan.draws_from_sequences() && !answer.failed && self.principal.reads_sequence_state.load(Ordering::Relaxed)
         {
             self.state.pins.add(PinReason::Sequence);
@@ -825,7 +833,7 @@ impl ClientSession {
     async fn report(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
         let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
         let left = Left {
-            owed: plan.ready,
+            owed: plan.owed(),
             inbox: plan.len,
             cut: end.saturating_sub(plan.len),
         };

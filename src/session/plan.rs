@@ -74,6 +74,11 @@ pub enum Ends {
 }
 
 impl Plan {
+    /// Answers up to ReadyForQuery that the client waits for. In a batch whose Sync it has not sent, it waits for none.
+    pub fn owed(&self) -> u32 {
+        if self.tail == Tail::Closed { self.ready } else { 0 }
+    }
+
     /// Whether it ends its block, and how.
     pub fn ends_block(&self) -> Option<Ends> {
         match self.only_effect()? {
@@ -281,9 +286,11 @@ pub fn plan(
             .position(|frame| matches!(frame.tag, b'Q' | b'F' | b'S'))
             .map_or(rest.len(), |at| at + 1);
         let request = &rest[..count];
-        let closed = matches!(request[count - 1].tag, b'Q' | b'F' | b'S');
+        let prepared = begin + count == unit.frames.len() && unit.tail == Tail::Prepared;
+        let closed = prepared || matches!(request[count - 1].tag, b'Q' | b'F' | b'S');
         // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
-        if plan.is_some() && must_stand_alone(request, bytes, statements, &mut classify) {
+        let alone = prepared || !closed || must_stand_alone(request, bytes, statements, &mut classify);
+        if plan.is_some() && alone {
             break;
         }
         let sum = judge(
@@ -293,10 +300,10 @@ pub fn plan(
             statements,
             &mut classify,
         )?;
-        let alone = !sum.effects.is_empty() || !closed || sum.copies;
+        let alone = prepared || !closed || sum.copies || !sum.effects.is_empty();
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
-        let tail = if closed { Tail::Closed } else { unit.tail };
+        let tail = if closed && !prepared { Tail::Closed } else { unit.tail };
         plan = Some(match plan {
             None => Plan {
                 frames: begin,
@@ -311,7 +318,7 @@ pub fn plan(
                 danger: if closed { sum.danger } else { Danger::Several },
                 effects: sum.effects,
                 begins: sum.begins,
-                translate: sum.translate || !closed,
+                translate: sum.translate || !closed || prepared,
                 ready: u32::from(closed),
                 extended: request[count - 1].tag != b'Q' && request[count - 1].tag != b'F',
                 needs_server: sum.needs_server || !closed,
