@@ -337,6 +337,14 @@ impl Pool {
         Ok(Box::new(conn))
     }
 
+    /// Closes all idle connections.
+    pub fn close_idle(&self) {
+        let mut inner = self.inner.lock();
+        let closed: Vec<_> = inner.idle.iter_mut().flat_map(std::mem::take).collect();
+        inner.taken -= closed.len();
+        drop(inner);
+    }
+
     /// Closes idle connections that are unfit, or have been idle for too long.
     pub(super) fn reap(&self, now: Instant) {
         let limits = self.login.limits();
