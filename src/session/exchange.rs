@@ -231,7 +231,15 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
 
     async fn relay(&mut self, replies: &mut BytesMut) -> Outcome {
         self.expect.answer_known(&mut self.client_out);
+        let mut took_client = false;
         loop {
+            // What came with, or right behind, that which makes the server wait for more stands in the inbox already.
+            if self.takes_client() && !took_client {
+                if let Err(violation) = self.from_client() {
+                    return Outcome::Violation(violation);
+                }
+            }
+            took_client = self.takes_client();
             if self.is_complete() {
                 return match self.refused {
                     Some(code) => Outcome::Refused(code),
