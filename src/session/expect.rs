@@ -91,10 +91,11 @@ impl Expectations {
 
     /// Answers that are the proxy's to give now, before the server's next.
     pub fn answer_known(&mut self, out: &mut Vec<u8>) {
-        while let Some(known) = self
-            .queue
-            .pop_front_if(|front| matches!(front, Awaited::ParseKnown(_) | Awaited::CloseKnown(_)))
-        {
+        while matches!(
+            self.queue.front(),
+            Some(Awaited::ParseKnown(_) | Awaited::CloseKnown(_))
+        ) {
+            let Some(known) = self.queue.pop_front() else { return };
             match known {
                 Awaited::ParseKnown(undo) => {
                     out.extend_from_slice(&PARSE_COMPLETE);
