@@ -41,10 +41,7 @@ pub struct Pool {
     inner: Mutex<Inner>,
 }
 
-#[expect(
-    clippy::vec_box,
-    reason = "connections change hands by pointer; moving one is copying half a kilobyte"
-)]
+// Connections change hands by pointer: moving one would copy half a kilobyte.
 type IdleList = Vec<Box<BackendConn>>;
 
 #[derive(Debug)]
