@@ -459,7 +459,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
             self.refused = Some(error.code);
         }
-        fate
+        match (fate, self.parties.statements.in_clients_words(body)) {
+            (Fate::Forward, Some(reworded)) => Fate::Replace(reworded),
+            (fate, _) => fate,
+        }
     }
 
     fn attempt_now(&self) -> Attempt {

@@ -77,13 +77,13 @@ impl Plan {
         }
     }
 
-    /// A plain COMMIT or ROLLBACK and nothing else: outside a block it needs no server.
+    /// A plain COMMIT or ROLLBACK by Query, and nothing else: outside a block it needs no server.
     pub fn only_ends_block(&self) -> bool {
         let ends = matches!(
             self.only_effect(),
             Some(Effect::Commit { chain: false } | Effect::Rollback { chain: false })
         );
-        ends && self.executes == 1 && self.tail == Tail::Closed && self.effects[0].statements == 1
+        ends && self.executes == 1 && !self.extended && self.tail == Tail::Closed && self.effects[0].statements == 1
     }
 
     /// It calls `nextval()`, in so many words or perhaps by a column's default.
