@@ -94,6 +94,9 @@ impl Statements {
     /// A server's error that speaks of a statement by its name there, as a whole message with the client's own name in it. `None` if it
     /// speaks of none, which is what most do.
     pub fn in_clients_words(&self, error: &[u8]) -> Option<Vec<u8>> {
+        if !error.ends_with(b"\0\0") {
+            return None; // Too long to be here whole.
+        }
         let quoted = format!("\"{SERVER_NAME}");
         let start = error
             .windows(quoted.len())
