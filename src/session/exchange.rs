@@ -80,6 +80,10 @@ pub struct Exchange<'a, C> {
     /// The last request is of the extended protocol.
     extended: bool,
     copy_in: bool,
+    /// An error has come in a batch whose Sync has not been sent: the server passes over everything up to it.
+    failed_batch: bool,
+    /// Of the message that is passed on in parts, the rest isn't sent.
+    drop_cut: bool,
     /// Bytes still to come of a message of the client's that is passed on in parts.
     cut: usize,
     scanner: ReplyScanner,
@@ -124,6 +128,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             open: !closed,
             extended: plan.extended,
             copy_in: false,
+            failed_batch: false,
+            drop_cut: false,
             cut: 0,
             scanner: ReplyScanner::default(),
             answer: Answer {
@@ -437,6 +443,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let (passed_over, lacks_sync) = self.expect.passed_over();
         self.owed = self.owed.saturating_sub(passed_over);
         self.open |= lacks_sync && self.tail != Tail::Prepared;
+        self.failed_batch = self.open;
         let Some(error) = ErrorView::parse(body) else {
             return fate;
         };
@@ -532,7 +539,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 if here == 0 {
                     break;
                 }
-                self.out.extend_from_slice(&bytes[..here]);
+                if !self.drop_cut {
+                    self.out.extend_from_slice(&bytes[..here]);
+                }
                 self.cut -= here;
                 self.parties.inbox.consume(here);
                 continue;
@@ -546,7 +555,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             if here < header.total && !in_parts {
                 break;
             }
+            self.drop_cut = self.failed_batch && !matches!(header.tag, b'S' | b'X');
             match header.tag {
+                _ if self.drop_cut => {}
                 b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
                 b'c' | b'f' => {
                     self.out.extend_from_slice(&bytes[..here]);
@@ -565,6 +576,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                     if matches!(tag, b'S' | b'Q' | b'F') {
                         self.owed += 1;
                         self.open = false;
+                        self.failed_batch = false;
                         self.extended = tag == b'S';
                     }
                 }

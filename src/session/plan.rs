@@ -228,12 +228,12 @@ pub fn plan(
         let cut = begin + count == unit.frames.len() && unit.tail == Tail::Cut;
         let closed = prepared || (!cut && matches!(request[count - 1].tag, b'Q' | b'F' | b'S'));
         // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
-        let alone = prepared || !closed || must_stand_alone(request, bytes, statements, &mut classify);
+        let alone = prepared || !closed || must_stand_alone(request, bytes, &mut classify);
         if plan.is_some() && alone {
             break;
         }
         let sum = judge(request, bytes, cut, statements, &mut classify)?;
-        let alone = prepared || !closed || sum.copies || !sum.effects.is_empty();
+        let alone = prepared || !closed || sum.copies || sum.translate || !sum.effects.is_empty();
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
         let tail = if closed && !prepared { Tail::Closed } else { unit.tail };
@@ -297,23 +297,33 @@ pub fn plan(
     plan.ok_or_else(|| Violation("empty unit".into()))
 }
 
-/// Whether a request that follows others must wait for their end: it changes the session, or would drag reads to the primary.
+/// Whether a request that follows others must wait for their end: it changes the session; or it names statements, of which those before
+/// it may yet fail to make one, or lose one.
 fn must_stand_alone(
     request: &[FrameAt],
     bytes: &[u8],
-    statements: &Statements,
     classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
 ) -> bool {
+    let mut changes = |sql| {
+        let class: Arc<StatementClass> = classify(sql);
+        !class.effects.is_empty() || matches!(class.reason, Reason::Verb("COPY"))
+    };
+    let mut unnamed_here = false;
     request.iter().any(|frame| {
         let body = &bytes[frame.start + HEADER..frame.end];
-        let class = match frame.tag {
-            b'Q' => frontend::query(body).map(&mut *classify),
-            b'P' => frontend::parse(body).map(|parse| classify(parse.sql)),
-            b'B' => frontend::bind(body).and_then(|bind| statements.class(bind.statement).cloned()),
-            b'F' => return true,
-            _ => return false,
-        };
-        class.is_none_or(|class| !class.effects.is_empty() || matches!(class.reason, Reason::Verb("COPY")))
+        match frame.tag {
+            b'Q' => request.len() > 1 || frontend::query(body).is_none_or(&mut changes),
+            b'P' => {
+                unnamed_here = true;
+                frontend::parse(body).is_none_or(|parse| !parse.name.is_empty() || changes(parse.sql))
+            }
+            b'B' => frontend::bind(body).is_none_or(|bind| !bind.statement.is_empty() || !unnamed_here),
+            b'D' | b'C' => {
+                !matches!(frontend::named(body), Some(Named::Portal(_)) | Some(Named::Statement([])) if unnamed_here)
+            }
+            b'F' => true,
+            _ => false,
+        }
     })
 }
 

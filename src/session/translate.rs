@@ -153,7 +153,7 @@ impl Translator<'_> {
             name: parse.name.into(),
             before,
         };
-        if self.connection.touch(prepared.id()) {
+        if self.has(&prepared) {
             self.expect.push(Awaited::ParseKnown(undo));
             return;
         }
@@ -233,14 +233,16 @@ impl Translator<'_> {
         }
     }
 
+    /// Whether the connection has the statement, or will have it when it comes to what is translated now: after an error before that, it
+    /// comes to nothing more of this batch.
+    fn has(&mut self, prepared: &Prepared) -> bool {
+        let is_it = |awaited: &Awaited| matches!(awaited, Awaited::Parse { prepared: Some(other), .. } if other.id() == prepared.id());
+        self.connection.touch(prepared.id()) || self.expect.iter().any(is_it)
+    }
+
     /// Prepares a statement on the connection, if it isn't.
     fn ensure(&mut self, prepared: &Arc<Prepared>) {
-        let on_its_way = || {
-            self.expect.iter().any(
-                |awaited| matches!(awaited, Awaited::Parse { prepared: Some(other), .. } if other.id() == prepared.id()),
-            )
-        };
-        if self.connection.touch(prepared.id()) || on_its_way() {
+        if self.has(prepared) {
             return;
         }
         self.make_room();

@@ -21,6 +21,8 @@ use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::Access;
 use crate::wire::backend::TransactionStatus;
 
+use crate::pool::Settings;
+
 impl ClientSession {
     /// The session holds a connection: everything goes there.
     pub(super) async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
@@ -32,6 +34,18 @@ impl ClientSession {
                 Ok(moved) => attached = moved,
                 Err(error) => return self.report(error, plan, &unit.frames).await,
             }
+        }
+        let status = match &attached.block {
+            None => Some(TransactionStatus::Idle),
+            Some(block) if block.failed => None,
+            Some(_) => Some(TransactionStatus::InBlock),
+        };
+        // A reset took the connection to the server's defaults, and the session back to what it started with.
+        if let Some(status) = status
+            && !Settings::same(&attached.lease.conn().settings, &self.state.settings)
+            && let Ok(reported) = attached.lease.conn().apply_settings(&self.state.settings, status).await
+        {
+            self.tell(reported).await?;
         }
         if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
             // The statement will find the connection lost, and say so.
