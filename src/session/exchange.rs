@@ -172,13 +172,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             registry: self.parties.registry,
             expect: &mut self.expect,
             out: &mut self.out,
-            unnamed_is_ours: self.unnamed_is_ours,
+            unnamed_is_ours: &mut self.unnamed_is_ours,
             flush_is_sync: self.tail == Tail::Prepared,
         }
         .message(frame, self.parties.inbox.bytes(), &mut self.classify);
-        // Within one exchange only the client's own Parse can change the connection's unnamed statement.
-        self.unnamed_is_ours |= frame.tag == b'P' || frame.tag == b'B';
-        self.unnamed_is_ours &= frame.tag != b'Q';
     }
 
     /// From here on the unit can't run again.

@@ -68,22 +68,20 @@ impl Plan {
         if self.tail == Tail::Closed { self.ready } else { 0 }
     }
 
-    /// Whether it ends its block, and how.
+    /// Whether it ends its block and does nothing else, and how. Not one that chains another to it.
     pub fn ends_block(&self) -> Option<Ends> {
-        match self.only_effect()? {
-            Effect::Commit { .. } | Effect::PrepareTransaction => Some(Ends::Commit),
-            Effect::Rollback { .. } => Some(Ends::Rollback),
-            _ => None,
-        }
+        let ends = match self.only_effect()? {
+            Effect::Commit { chain: false } | Effect::PrepareTransaction => Ends::Commit,
+            Effect::Rollback { chain: false } => Ends::Rollback,
+            _ => return None,
+        };
+        (self.executes == 1 && self.effects[0].statements == 1).then_some(ends)
     }
 
     /// A plain COMMIT or ROLLBACK by Query, and nothing else: outside a block it needs no server.
     pub fn only_ends_block(&self) -> bool {
-        let ends = matches!(
-            self.only_effect(),
-            Some(Effect::Commit { chain: false } | Effect::Rollback { chain: false })
-        );
-        ends && self.executes == 1 && !self.extended && self.tail == Tail::Closed && self.effects[0].statements == 1
+        let plain = !matches!(self.only_effect(), Some(Effect::PrepareTransaction));
+        plain && self.ends_block().is_some() && !self.extended && self.tail == Tail::Closed
     }
 
     /// It calls `nextval()`, in so many words or perhaps by a column's default.

@@ -25,8 +25,8 @@ pub struct Translator<'a> {
     pub expect: &'a mut Expectations,
     /// Where the server's messages are written.
     pub out: &'a mut Vec<u8>,
-    /// The connection's unnamed statement is the client's: it was parsed in this batch.
-    pub unnamed_is_ours: bool,
+    /// The connection's unnamed statement is the client's: it was parsed, for this client, since the exchange began.
+    pub unnamed_is_ours: &'a mut bool,
     /// The batch only prepares: a Sync takes the place of its Flush.
     pub flush_is_sync: bool,
 }
@@ -78,7 +78,7 @@ impl Translator<'_> {
             },
             b'Q' if to_come == 0 => {
                 if let Some(sql) = frontend::query(body) {
-                    self.unnamed_is_ours = false;
+                    *self.unnamed_is_ours = false;
                     match self.deallocated(sql, classify) {
                         Some(statement) => {
                             self.ensure(&statement);
@@ -94,7 +94,7 @@ impl Translator<'_> {
         }
         match frame.tag {
             b'P' => {
-                self.unnamed_is_ours = true;
+                *self.unnamed_is_ours = true;
                 self.expect.push(Awaited::Parse {
                     prepared: None,
                     asked: None,
@@ -121,7 +121,7 @@ impl Translator<'_> {
             self.ensure(statement);
         }
         if parse.name.is_empty() {
-            self.unnamed_is_ours = true;
+            *self.unnamed_is_ours = true;
             self.expect.push(Awaited::Parse {
                 prepared: None,
                 asked: None,
@@ -255,7 +255,7 @@ impl Translator<'_> {
     }
 
     fn ensure_unnamed(&mut self) {
-        if self.unnamed_is_ours {
+        if *self.unnamed_is_ours {
             return;
         }
         if let Some(unnamed) = self.statements.unnamed() {
@@ -265,7 +265,7 @@ impl Translator<'_> {
                 asked: None,
                 hidden: true,
             });
-            self.unnamed_is_ours = true;
+            *self.unnamed_is_ours = true;
         }
     }
 
@@ -281,7 +281,7 @@ impl Translator<'_> {
         error.encode_error(&mut encoded);
         frontend::put_parse(self.out, b"", POISON, &[0, 0]);
         self.expect.push(Awaited::Poisoned(encoded));
-        self.unnamed_is_ours = false;
+        *self.unnamed_is_ours = false;
     }
 }
 

@@ -7,7 +7,7 @@ use super::super::error::SessionError;
 use super::super::outcome::Left;
 use super::super::phase::Phase;
 use super::super::plan::{Ends, Plan};
-use super::super::request::{FrameAt, Unit};
+use super::super::request::{FrameAt, Tail, Unit};
 use super::super::retry::Verdict;
 use super::super::statements::{self};
 use super::{ClientSession, End};
@@ -109,11 +109,13 @@ impl ClientSession {
 
     /// Answers a unit of which nothing was sent with an error, in the protocol's order.
     pub(super) async fn report(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
-        let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
+        let last = frames[..plan.frames].last();
+        // What is cut in the middle of a Query has no Sync to wait for.
+        let cut_query = plan.tail == Tail::Cut && last.is_some_and(|frame| matches!(frame.tag, b'Q' | b'F'));
         let left = Left {
-            owed: plan.owed(),
+            owed: plan.owed() + u32::from(cut_query),
             inbox: plan.len,
-            cut: end.saturating_sub(plan.len),
+            cut: last.map_or(0, |frame| frame.end.saturating_sub(plan.len)),
         };
         let status = self.status();
         self.refuse(&error, left, status).await
