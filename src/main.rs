@@ -117,7 +117,12 @@ fn serve(args: ServeArgs) -> ExitCode {
 fn log_to_stderr(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PGSLUICE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // The parser logs every token at debug level, literals included.
+    let filter = filter.add_directive("sqlparser=off".parse().expect("a directive"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false);
     if json {
         log.json().init();
     } else {
@@ -203,9 +208,13 @@ fn status(args: &StatusArgs) -> ExitCode {
     let format = if args.json { Format::Json } else { Format::Table };
     let done = runtime.block_on(async {
         if args.watch {
-            status_command::watch(&args.url, Duration::from_secs(1)).await.map_err(|error| error.to_string())
+            status_command::watch(&args.url, Duration::from_secs(1))
+                .await
+                .map_err(|error| error.to_string())
         } else {
-            status_command::show(&args.url, format, &mut io::stdout()).await.map_err(|error| error.to_string())
+            status_command::show(&args.url, format, &mut io::stdout())
+                .await
+                .map_err(|error| error.to_string())
         }
     });
     match done {

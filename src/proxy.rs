@@ -79,7 +79,10 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
     let started = Instant::now();
     let listeners = listen(&config)?;
     let shared = Arc::new(shared(&config)?);
-    let listening: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let listening: Vec<SocketAddr> = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
     let (stop, stopped) = watch::channel(false);
     let admin = admin_listener(&config).await?;
     let workers = Workers::start(&shared)?;
@@ -143,13 +146,25 @@ fn shared(config: &Arc<Config>) -> Result<Shared, ProxyError> {
     let node_tls = NodeTlsConnector::new(&config.cluster.tls)?;
     let metrics = Metrics::new();
     let names: Vec<String> = config.cluster.nodes.iter().map(|node| node.name.clone()).collect();
-    metrics.gauge(metrics::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1.0);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    metrics
+        .gauge(
+            metrics::BUILD_INFO,
+            &[("version", env!("CARGO_PKG_VERSION").to_owned())],
+        )
+        .set(1.0);
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     metrics.gauge(metrics::START_TIME, &[]).set(now.as_secs_f64());
     Ok(Shared {
         config: ArcSwap::from(Arc::clone(config)),
         cluster: Cluster::start(config, &node_tls)?,
-        pools: Pools::new(&config.cluster.nodes, node_tls.clone(), config.pool.clone(), config.listen.threads),
+        pools: Pools::new(
+            &config.cluster.nodes,
+            node_tls.clone(),
+            config.pool.clone(),
+            config.listen.threads,
+        ),
         cancels: Arc::default(),
         users: ArcSwap::from_pointee(users(config)?),
         tls: ArcSwapOption::from(client_tls(config)?),
@@ -163,7 +178,9 @@ fn shared(config: &Arc<Config>) -> Result<Shared, ProxyError> {
 }
 
 fn users(config: &Config) -> Result<UserList, UserListError> {
-    let Some(path) = &config.auth.users else { return Ok(UserList::empty()) };
+    let Some(path) = &config.auth.users else {
+        return Ok(UserList::empty());
+    };
     let users = UserList::load(path)?;
     for warning in users.warnings() {
         tracing::warn!(%warning, "users file");
@@ -173,7 +190,9 @@ fn users(config: &Config) -> Result<UserList, UserListError> {
 
 fn client_tls(config: &Config) -> Result<Option<Arc<tokio_rustls::TlsAcceptor>>, TlsError> {
     let Some(tls) = &config.listen.tls else { return Ok(None) };
-    Ok(Some(Arc::new(tokio_rustls::TlsAcceptor::from(server_config(&tls.cert, &tls.key)?))))
+    Ok(Some(Arc::new(tokio_rustls::TlsAcceptor::from(server_config(
+        &tls.cert, &tls.key,
+    )?))))
 }
 
 async fn reap(shared: Arc<Shared>) {
@@ -209,7 +228,8 @@ async fn drain(shared: &Shared, workers: &Workers) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return;
     };
     let over = tokio::select! {
@@ -219,7 +239,10 @@ async fn drain(shared: &Shared, workers: &Workers) {
     };
     if !over {
         let left = shared.clients.load(Ordering::Relaxed);
-        tracing::warn!(clients = left, "some clients are still in a transaction: their connections are closed");
+        tracing::warn!(
+            clients = left,
+            "some clients are still in a transaction: their connections are closed"
+        );
         workers.order_all(crate::session::control::Order::Leave);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

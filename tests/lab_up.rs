@@ -352,6 +352,24 @@ fn a_folder_that_is_not_a_labs_is_left_as_it_is() {
 }
 
 #[test]
+fn a_lab_behind_a_link_is_the_same_lab() {
+    let parent = LabGuard::fresh_dir().unwrap();
+    fs::create_dir(&parent).unwrap();
+    let link = parent.with_extension("link");
+    symlink(&parent, &link).unwrap();
+    let lab = LabGuard::up(LabOptions {
+        standbys: 0,
+        ..LabOptions::for_test(link.join("lab"))
+    })
+    .unwrap();
+    assert_eq!(lab.dir(), parent.join("lab"));
+    assert_eq!(roles(&Lab::open(link.join("lab")).unwrap()), [Role::Primary]);
+    drop(lab);
+    fs::remove_file(link).unwrap();
+    fs::remove_dir(parent).unwrap();
+}
+
+#[test]
 fn a_folder_that_the_servers_user_cant_enter_is_refused_and_not_left_behind() {
     if !nix::unistd::geteuid().is_root() {
         return;

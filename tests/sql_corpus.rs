@@ -52,12 +52,18 @@ fn nothing_but_reads_is_called_a_read() {
 #[test]
 fn nearly_all_reads_are_found() {
     let Some(rows) = corpus() else { return };
-    let reads: Vec<&Row> = rows.iter().filter(|row| row.truth == "read" && row.builtin_only).collect();
+    let reads: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.truth == "read" && row.builtin_only)
+        .collect();
     let mut missed: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     for row in &reads {
         let class = classify(row.sql.as_bytes(), &SqlContext::default());
         if class.access != Access::Read {
-            missed.entry(class.reason.label()).or_default().push(format!("{}: {:?}", class.reason, row.sql));
+            missed
+                .entry(class.reason.label())
+                .or_default()
+                .push(format!("{}: {:?}", class.reason, row.sql));
         }
     }
     let count: usize = missed.values().map(Vec::len).sum();
@@ -78,7 +84,12 @@ fn the_cache_answers_as_classify_does() {
     let mut cache = ClassCache::new(1000, 1 << 20);
     for row in &rows {
         let class = cache.classify(row.sql.as_bytes(), &SqlContext::default());
-        assert_eq!(*class, classify(row.sql.as_bytes(), &SqlContext::default()), "{}", row.sql);
+        assert_eq!(
+            *class,
+            classify(row.sql.as_bytes(), &SqlContext::default()),
+            "{}",
+            row.sql
+        );
     }
     println!("{} hits, {} misses, {} held", cache.hits(), cache.misses(), cache.len());
 }

@@ -8,7 +8,12 @@ fn class(sql: &str) -> StatementClass {
 }
 
 fn effects(class: &StatementClass) -> String {
-    class.effects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    class
+        .effects
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// number, text, read or write, effects
@@ -19,15 +24,30 @@ const FACTS: &[Fact] = &[
     (1, "SELECT INTO nt FROM rt", "write", ""),
     (2, "CREATE TABLE a AS SELECT 1", "write", ""),
     (2, "SELECT 1 INTO TEMP a", "write", "pin temporary_table"),
-    (2, "CREATE TEMPORARY TABLE a AS SELECT 1", "write", "pin temporary_table"),
+    (
+        2,
+        "CREATE TEMPORARY TABLE a AS SELECT 1",
+        "write",
+        "pin temporary_table",
+    ),
     (3, "CREATE TEMP TABLE tt(i int)", "write", "pin temporary_table"),
-    (3, "create or replace local temp view v as select 1", "write", "pin temporary_table"),
+    (
+        3,
+        "create or replace local temp view v as select 1",
+        "write",
+        "pin temporary_table",
+    ),
     (3, "create table pg_temp.x(i int)", "write", "pin temporary_table"),
     (4, "SELECT * FROM pg_temp.tt", "write", "pin temporary_table"),
     (5, "EXPLAIN ANALYZE INSERT INTO t VALUES (1)", "write", ""),
     (5, "EXPLAIN (ANALYZE) UPDATE t SET a = 1", "write", ""),
     (5, "explain analyze delete from t", "write", ""),
-    (5, "explain (analyze on) merge into t using s on true when matched then do nothing", "write", ""),
+    (
+        5,
+        "explain (analyze on) merge into t using s on true when matched then do nothing",
+        "write",
+        "",
+    ),
     (5, "explain (\"analyze\") delete from t", "write", ""),
     (6, "EXPLAIN INSERT INTO t VALUES (1)", "read", ""),
     (6, "EXPLAIN SELECT * FROM t FOR UPDATE", "read", ""),
@@ -39,9 +59,24 @@ const FACTS: &[Fact] = &[
     (8, "EXPLAIN ANALYZE CREATE TABLE a AS SELECT 1", "write", ""),
     (9, "EXPLAIN ANALYZE EXECUTE w", "write", ""),
     (9, "EXPLAIN EXECUTE w", "write", ""),
-    (10, "WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * FROM x", "write", ""),
-    (11, "WITH x AS (DELETE FROM t WHERE false RETURNING 1) SELECT 1", "write", ""),
-    (12, "WITH RECURSIVE a AS (SELECT 1), b AS (UPDATE t SET a = 1 RETURNING 1) SELECT 1", "write", ""),
+    (
+        10,
+        "WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * FROM x",
+        "write",
+        "",
+    ),
+    (
+        11,
+        "WITH x AS (DELETE FROM t WHERE false RETURNING 1) SELECT 1",
+        "write",
+        "",
+    ),
+    (
+        12,
+        "WITH RECURSIVE a AS (SELECT 1), b AS (UPDATE t SET a = 1 RETURNING 1) SELECT 1",
+        "write",
+        "",
+    ),
     (13, "INSERT INTO t SELECT 1", "write", ""),
     (13, "WITH q AS (SELECT 1) INSERT INTO t SELECT * FROM q", "write", ""),
     (14, "(WITH a AS (SELECT 1) SELECT * FROM a)", "read", ""),
@@ -67,7 +102,12 @@ const FACTS: &[Fact] = &[
     (23, "SELECT 1 FROM t LIMIT vf()", "write", ""),
     (24, "SELECT * FROM vf_setof()", "write", ""),
     (24, "SELECT * FROM t, LATERAL vf_setof(t.i) x", "write", ""),
-    (24, "SELECT * FROM ROWS FROM (vf_setof(), generate_series(1, 2))", "write", ""),
+    (
+        24,
+        "SELECT * FROM ROWS FROM (vf_setof(), generate_series(1, 2))",
+        "write",
+        "",
+    ),
     (28, "SELECT 1 ### 2", "write", ""),
     (28, "SELECT 1 OPERATOR(public.+) 2", "write", ""),
     (28, "SELECT 1 OPERATOR(pg_catalog.+) 2", "read", ""),
@@ -76,14 +116,29 @@ const FACTS: &[Fact] = &[
     (30, "SELECT dom '1'", "write", ""),
     (30, "SELECT dom(1)", "write", ""),
     (30, "SELECT * FROM json_to_record('{}') AS x(a dom)", "write", ""),
-    (30, "SELECT * FROM xmltable('/a' PASSING '<a/>' COLUMNS a dom)", "write", ""),
+    (
+        30,
+        "SELECT * FROM xmltable('/a' PASSING '<a/>' COLUMNS a dom)",
+        "write",
+        "",
+    ),
     (31, "SELECT vagg(v) FROM t", "write", ""),
     (31, "SELECT vagg(v) OVER (PARTITION BY x) FROM t", "write", ""),
-    (34, "SELECT * FROM xmltable('/a' PASSING '<a/>' COLUMNS a int DEFAULT nextval('sq'))", "write", "nextval"),
+    (
+        34,
+        "SELECT * FROM xmltable('/a' PASSING '<a/>' COLUMNS a int DEFAULT nextval('sq'))",
+        "write",
+        "nextval",
+    ),
     (35, "SELECT query_to_xml('select 1', true, false, '')", "write", ""),
     (35, "SELECT * FROM ts_stat('select 1')", "write", ""),
     (35, "SELECT ts_rewrite('a'::tsquery, 'select 1')", "write", ""),
-    (35, "SELECT ts_rewrite('a'::tsquery, 'a'::tsquery, 'b'::tsquery)", "read", ""),
+    (
+        35,
+        "SELECT ts_rewrite('a'::tsquery, 'a'::tsquery, 'b'::tsquery)",
+        "read",
+        "",
+    ),
     (35, "SELECT cursor_to_xml('c', 1, false, false, '')", "write", ""),
     (36, "SELECT database_to_xml(true, true, '')", "write", ""),
     (36, "SELECT table_to_xml('t', true, true, '')", "write", ""),
@@ -91,10 +146,20 @@ const FACTS: &[Fact] = &[
     (37, "SELECT * FROM t FOR NO KEY UPDATE", "write", ""),
     (37, "SELECT * FROM t FOR SHARE", "write", ""),
     (37, "SELECT * FROM t FOR KEY SHARE", "write", ""),
-    (38, "SELECT * FROM (SELECT * FROM t FOR UPDATE SKIP LOCKED) x", "write", ""),
+    (
+        38,
+        "SELECT * FROM (SELECT * FROM t FOR UPDATE SKIP LOCKED) x",
+        "write",
+        "",
+    ),
     (39, "DECLARE c CURSOR FOR SELECT 1 FOR UPDATE", "write", ""),
     (40, "DECLARE c CURSOR FOR SELECT 1", "write", ""),
-    (41, "DECLARE c CURSOR WITH HOLD FOR SELECT 1", "write", "pin with_hold_cursor"),
+    (
+        41,
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "write",
+        "pin with_hold_cursor",
+    ),
     (42, "FETCH 1 FROM c", "write", ""),
     (42, "MOVE c", "write", ""),
     (42, "CLOSE c", "write", ""),
@@ -119,10 +184,20 @@ const FACTS: &[Fact] = &[
     (57, "LOCK TABLE t IN ACCESS SHARE MODE", "write", ""),
     (58, "LOCK t", "write", ""),
     (59, "SELECT pg_advisory_lock(1)", "write", "pin advisory_lock"),
-    (59, "SELECT pg_try_advisory_lock_shared(1, 2)", "write", "pin advisory_lock"),
+    (
+        59,
+        "SELECT pg_try_advisory_lock_shared(1, 2)",
+        "write",
+        "pin advisory_lock",
+    ),
     (59, "SELECT pg_advisory_xact_lock(1)", "write", ""),
     (59, "SELECT pg_advisory_unlock(1)", "write", "advisory unlock"),
-    (59, "INSERT INTO t SELECT pg_advisory_lock(1)", "write", "pin advisory_lock"),
+    (
+        59,
+        "INSERT INTO t SELECT pg_advisory_lock(1)",
+        "write",
+        "pin advisory_lock",
+    ),
     (60, "SELECT txid_current()", "write", ""),
     (60, "SELECT pg_current_xact_id()", "write", ""),
     (61, "SELECT txid_current_snapshot()", "write", ""),
@@ -130,16 +205,46 @@ const FACTS: &[Fact] = &[
     (62, "SELECT pg_export_snapshot()", "write", "pin server_resource"),
     (63, "SET TRANSACTION SNAPSHOT '1'", "write", "set transaction"),
     (65, "BEGIN ISOLATION LEVEL SERIALIZABLE", "write", "begin serializable"),
-    (65, "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE", "write", "begin read only serializable deferrable"),
-    (66, "SET default_transaction_isolation = 'serializable'", "write", "set default_transaction_isolation"),
+    (
+        65,
+        "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE",
+        "write",
+        "begin read only serializable deferrable",
+    ),
+    (
+        66,
+        "SET default_transaction_isolation = 'serializable'",
+        "write",
+        "set default_transaction_isolation",
+    ),
     (67, "BEGIN READ WRITE", "write", "begin read write"),
     (67, "SET TRANSACTION READ WRITE", "write", "set transaction read write"),
-    (67, "SET transaction_read_only = off", "write", "set transaction read write"),
+    (
+        67,
+        "SET transaction_read_only = off",
+        "write",
+        "set transaction read write",
+    ),
     (68, "BEGIN; SELECT 1; INSERT INTO t VALUES (1)", "write", "begin"),
     (69, "START TRANSACTION READ ONLY", "write", "begin read only"),
-    (70, "SET LOCAL TRANSACTION READ ONLY", "write", "set transaction read only"),
-    (71, "SET default_transaction_read_only = on", "write", "set default_transaction_read_only"),
-    (71, "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "write", "pin session_guc"),
+    (
+        70,
+        "SET LOCAL TRANSACTION READ ONLY",
+        "write",
+        "set transaction read only",
+    ),
+    (
+        71,
+        "SET default_transaction_read_only = on",
+        "write",
+        "set default_transaction_read_only",
+    ),
+    (
+        71,
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        "write",
+        "pin session_guc",
+    ),
     (72, "SAVEPOINT \"A\"", "write", "savepoint A"),
     (72, "ROLLBACK WORK TO SAVEPOINT Sp", "write", "rollback to sp"),
     (72, "ROLLBACK TO sp", "write", "rollback to sp"),
@@ -152,7 +257,12 @@ const FACTS: &[Fact] = &[
     (75, "PREPARE TRANSACTION 'x'", "write", "prepare transaction"),
     (75, "COMMIT PREPARED 'x'", "write", ""),
     (75, "ROLLBACK PREPARED 'x'", "write", ""),
-    (78, "SELECT * FROM dblink('x', 'INSERT INTO t VALUES (1)') AS t(a int)", "write", ""),
+    (
+        78,
+        "SELECT * FROM dblink('x', 'INSERT INTO t VALUES (1)') AS t(a int)",
+        "write",
+        "",
+    ),
     (78, "SELECT public.dblink_exec('x', 'delete from t')", "write", ""),
     (79, "SELECT lo_create(0)", "write", ""),
     (79, "SELECT lo_put(1, 0, 'x')", "write", ""),
@@ -194,7 +304,12 @@ const FACTS: &[Fact] = &[
     (100, "SELECT pg_promote()", "write", ""),
     (100, "SELECT pg_wal_replay_pause()", "write", ""),
     (101, "SELECT pg_create_physical_replication_slot('x')", "write", ""),
-    (102, "SELECT * FROM pg_logical_slot_get_changes('x', NULL, NULL)", "write", ""),
+    (
+        102,
+        "SELECT * FROM pg_logical_slot_get_changes('x', NULL, NULL)",
+        "write",
+        "",
+    ),
     (103, "SELECT pg_logical_emit_message(false, 'a', 'b')", "write", ""),
     (104, "SELECT pg_switch_wal()", "write", ""),
     (104, "SELECT pg_current_wal_lsn()", "write", ""),
@@ -213,7 +328,12 @@ const FACTS: &[Fact] = &[
     (111, "SELECT inet_server_addr()", "write", ""),
     (111, "SELECT pg_backend_pid()", "write", ""),
     (111, "SELECT version()", "read", ""),
-    (112, "SELECT pg_sleep(0), random(), gen_random_uuid(), clock_timestamp(), timeofday()", "read", ""),
+    (
+        112,
+        "SELECT pg_sleep(0), random(), gen_random_uuid(), clock_timestamp(), timeofday()",
+        "read",
+        "",
+    ),
     (112, "SELECT setseed(0.5)", "write", "pin setseed"),
     (113, "SELECT * FROM t WHERE created > now() - interval '1s'", "read", ""),
     (115, "SELECT 1; INSERT INTO t VALUES (1)", "write", ""),
@@ -223,14 +343,29 @@ const FACTS: &[Fact] = &[
     (122, "SELECT f($1)", "write", ""),
     (123, "/* INSERT */ SELECT 1", "read", ""),
     (123, "SELECT /* a /* b */ ; delete */ 1 -- ; delete", "read", ""),
-    (124, "SELECT 'insert into x' AS \"update\", E'it\\'s; delete', $tag$ delete $tag$, U&'x'", "read", ""),
+    (
+        124,
+        "SELECT 'insert into x' AS \"update\", E'it\\'s; delete', $tag$ delete $tag$, U&'x'",
+        "read",
+        "",
+    ),
     (126, ";", "read", ""),
     (126, "/* nothing */", "read", ""),
     (127, "SELECT a INTO_ FROM t GROUP BY \"for\"", "read", ""),
-    (128, "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN SELECT 1 INTO x; END $$", "write", ""),
+    (
+        128,
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN SELECT 1 INTO x; END $$",
+        "write",
+        "",
+    ),
     (129, "ALTER DATABASE d SET x = 1", "write", ""),
     (129, "DROP DATABASE d", "write", ""),
-    (138, "SELECT pg_catalog.set_config('search_path', '', false)", "write", "pin session_guc"),
+    (
+        138,
+        "SELECT pg_catalog.set_config('search_path', '', false)",
+        "write",
+        "pin session_guc",
+    ),
     (139, "WAIT FOR LSN '0/0'", "write", ""),
     (140, "SELECT * FROM pg_prepared_xact()", "write", ""),
 ];
@@ -241,7 +376,12 @@ fn statements_are_what_a_live_pair_showed() {
     for (number, sql, access, expected) in FACTS {
         let class = class(sql);
         if class.access.as_str() != *access || effects(&class) != *expected {
-            wrong.push(format!("{number}: {sql}\n    {} [{}] since {}", class.access.as_str(), effects(&class), class.reason));
+            wrong.push(format!(
+                "{number}: {sql}\n    {} [{}] since {}",
+                class.access.as_str(),
+                effects(&class),
+                class.reason
+            ));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -299,11 +439,47 @@ fn traps_are_not_reads() {
 #[test]
 fn words_that_can_name_functions_are_calls() {
     for word in [
-        "by", "columns", "cross", "cube", "escape", "filter", "first", "full", "ilike", "inner", "is", "isnull", "join", "materialized", "natural",
-        "next", "notnull", "outer", "over", "partition", "passing", "range", "repeatable", "rollup", "rows", "search", "sets", "similar",
-        "zone", "exclude", "cycle", "uescape", "document", "content", "standalone",
+        "by",
+        "columns",
+        "cross",
+        "cube",
+        "escape",
+        "filter",
+        "first",
+        "full",
+        "ilike",
+        "inner",
+        "is",
+        "isnull",
+        "join",
+        "materialized",
+        "natural",
+        "next",
+        "notnull",
+        "outer",
+        "over",
+        "partition",
+        "passing",
+        "range",
+        "repeatable",
+        "rollup",
+        "rows",
+        "search",
+        "sets",
+        "similar",
+        "zone",
+        "exclude",
+        "cycle",
+        "uescape",
+        "document",
+        "content",
+        "standalone",
     ] {
-        for sql in [format!("SELECT {word}(1)"), format!("SELECT 1 + {word}(1, 2) FROM t"), format!("SELECT * FROM {word}(1) x")] {
+        for sql in [
+            format!("SELECT {word}(1)"),
+            format!("SELECT 1 + {word}(1, 2) FROM t"),
+            format!("SELECT * FROM {word}(1) x"),
+        ] {
             assert_eq!(class(&sql).access, Access::Write, "{sql}");
         }
     }
@@ -311,18 +487,34 @@ fn words_that_can_name_functions_are_calls() {
 
 #[test]
 fn names_are_trusted_only_while_pg_catalog_is_first() {
-    let shadowed = SqlContext { pg_catalog_first: false, ..SqlContext::default() };
-    for sql in ["SELECT lower('x')", "SELECT 1 + 1", "SELECT '1'::uuid", "SELECT left('x', 1)"] {
+    let shadowed = SqlContext {
+        pg_catalog_first: false,
+        ..SqlContext::default()
+    };
+    for sql in [
+        "SELECT lower('x')",
+        "SELECT 1 + 1",
+        "SELECT '1'::uuid",
+        "SELECT left('x', 1)",
+    ] {
         assert_eq!(classify(sql.as_bytes(), &shadowed).access, Access::Write, "{sql}");
     }
-    for sql in ["SELECT a FROM t", "SELECT pg_catalog.lower('x')", "SELECT '1'::int", "SELECT (1, 2) OVERLAPS (3, 4)"] {
+    for sql in [
+        "SELECT a FROM t",
+        "SELECT pg_catalog.lower('x')",
+        "SELECT '1'::int",
+        "SELECT (1, 2) OVERLAPS (3, 4)",
+    ] {
         assert_eq!(classify(sql.as_bytes(), &shadowed).access, Access::Read, "{sql}");
     }
 }
 
 #[test]
 fn strings_that_do_not_conform_are_never_reads_with_backslashes() {
-    let escaping = SqlContext { standard_conforming_strings: false, ..SqlContext::default() };
+    let escaping = SqlContext {
+        standard_conforming_strings: false,
+        ..SqlContext::default()
+    };
     assert_eq!(classify(br"SELECT 'a\b'", &escaping).access, Access::Write);
     assert_eq!(classify(br"SELECT 'a\'; DELETE FROM t; --'", &escaping).statements, 1);
     assert_eq!(classify(b"SELECT 'a'", &escaping).access, Access::Read);
@@ -357,12 +549,19 @@ fn set_values_are_kept_as_they_were_written() {
     for (sql, name, value) in [
         ("SET search_path = a, \"B\" , 'c'", "search_path", "a, \"B\" , 'c'"),
         ("set session Work_Mem to '4MB' ;", "work_mem", "'4MB'"),
-        ("SET pgsluice.consistency = eventual", "pgsluice.consistency", "eventual"),
+        (
+            "SET pgsluice.consistency = eventual",
+            "pgsluice.consistency",
+            "eventual",
+        ),
         ("SET extra_float_digits = -1 -- note", "extra_float_digits", "-1"),
         ("SET TIME ZONE 'Europe/Rome'", "timezone", "'Europe/Rome'"),
         ("SET XML OPTION DOCUMENT", "xmloption", "DOCUMENT"),
     ] {
-        let expected = Effect::SetGuc { name: name.to_owned(), value: value.to_owned() };
+        let expected = Effect::SetGuc {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
         assert_eq!(class(sql).effects.as_slice(), [expected], "{sql}");
     }
 }

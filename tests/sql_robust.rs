@@ -7,9 +7,18 @@ use pgsluice::sql::{Access, ClassCache, MAX_LENGTH, SqlContext, classify};
 use proptest::prelude::*;
 
 const CONTEXTS: [SqlContext; 3] = [
-    SqlContext { standard_conforming_strings: true, pg_catalog_first: true },
-    SqlContext { standard_conforming_strings: false, pg_catalog_first: true },
-    SqlContext { standard_conforming_strings: true, pg_catalog_first: false },
+    SqlContext {
+        standard_conforming_strings: true,
+        pg_catalog_first: true,
+    },
+    SqlContext {
+        standard_conforming_strings: false,
+        pg_catalog_first: true,
+    },
+    SqlContext {
+        standard_conforming_strings: true,
+        pg_catalog_first: false,
+    },
 ];
 
 /// A few statements of each kind, and the whole corpus where it is at hand.
@@ -20,12 +29,21 @@ fn seeds() -> Vec<String> {
         let row: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(row["sql"].as_str()?.to_owned())
     });
-    include_str!("data/sql_seeds.sql").split("\n\n").map(str::to_owned).chain(rows).collect()
+    include_str!("data/sql_seeds.sql")
+        .split("\n\n")
+        .map(str::to_owned)
+        .chain(rows)
+        .collect()
 }
 
 /// Runs on a thread with half of a worker's stack, so that an overflow shows.
 fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new().stack_size(1 << 20).spawn(work).expect("a thread").join().expect("no panic");
+    std::thread::Builder::new()
+        .stack_size(1 << 20)
+        .spawn(work)
+        .expect("a thread")
+        .join()
+        .expect("no panic");
 }
 
 #[test]
@@ -73,7 +91,11 @@ fn chains_and_nests_do_not_overflow_the_stack() {
                 for context in &CONTEXTS {
                     classify(sql.as_bytes(), context);
                 }
-                assert!(started.elapsed() < Duration::from_secs(10), "{before}{link}… took {:?}", started.elapsed());
+                assert!(
+                    started.elapsed() < Duration::from_secs(10),
+                    "{before}{link}… took {:?}",
+                    started.elapsed()
+                );
             }
         }
     });
@@ -82,11 +104,20 @@ fn chains_and_nests_do_not_overflow_the_stack() {
 #[test]
 fn long_texts_are_writes_with_their_effects() {
     let blanks = " ".repeat(MAX_LENGTH);
-    let class = classify(format!("select 1 {blanks}; set a = 1; begin").as_bytes(), &SqlContext::default());
-    assert_eq!((class.access, class.effects.len(), class.statements), (Access::Write, 2, 3));
+    let class = classify(
+        format!("select 1 {blanks}; set a = 1; begin").as_bytes(),
+        &SqlContext::default(),
+    );
+    assert_eq!(
+        (class.access, class.effects.len(), class.statements),
+        (Access::Write, 2, 3)
+    );
     assert_eq!(class.reason.label(), "too_long");
     let many = format!("select {}1", "1,".repeat(3000));
-    assert_eq!(classify(many.as_bytes(), &SqlContext::default()).reason.label(), "too_many_tokens");
+    assert_eq!(
+        classify(many.as_bytes(), &SqlContext::default()).reason.label(),
+        "too_many_tokens"
+    );
 }
 
 #[test]
@@ -111,7 +142,10 @@ impl Dice {
 /// Mutates statements by bytes and by pieces of others. `PGSLUICE_FUZZ_SECONDS` makes it run for longer.
 #[test]
 fn mutated_statements_do_not_panic() {
-    let seconds = std::env::var("PGSLUICE_FUZZ_SECONDS").ok().and_then(|value| value.parse().ok()).unwrap_or(2);
+    let seconds = std::env::var("PGSLUICE_FUZZ_SECONDS")
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(2);
     on_a_small_stack(move || {
         let seeds = seeds();
         let mut cache = ClassCache::new(500, 1 << 20);
@@ -127,7 +161,12 @@ fn mutated_statements_do_not_panic() {
             let started = Instant::now();
             let class = classify(&sql, context);
             slowest = slowest.max(started.elapsed());
-            assert_eq!(*cache.classify(&sql, context), class, "{}", String::from_utf8_lossy(&sql));
+            assert_eq!(
+                *cache.classify(&sql, context),
+                class,
+                "{}",
+                String::from_utf8_lossy(&sql)
+            );
             if class.access == Access::Read {
                 assert!(class.effects.is_empty(), "{}", String::from_utf8_lossy(&sql));
             }
@@ -139,8 +178,34 @@ fn mutated_statements_do_not_panic() {
 
 fn mutate(sql: &mut Vec<u8>, seeds: &[String], dice: &mut Dice) {
     const PIECES: &[&[u8]] = &[
-        b"'", b"\"", b"$$", b"/*", b"*/", b"--", b"\n", b"(", b")", b";", b"::", b"\\", b"E'", b"U&\"", b" END ", b" INTO ", b" FOR UPDATE ",
-        b" nextval('s') ", b"/* pgsluice: standby */", b" AS ", b"[", b"]", b".", b" CASE ", b" TABLE ", b" * ", b"\xff", b" XMLTABLE(",
+        b"'",
+        b"\"",
+        b"$$",
+        b"/*",
+        b"*/",
+        b"--",
+        b"\n",
+        b"(",
+        b")",
+        b";",
+        b"::",
+        b"\\",
+        b"E'",
+        b"U&\"",
+        b" END ",
+        b" INTO ",
+        b" FOR UPDATE ",
+        b" nextval('s') ",
+        b"/* pgsluice: standby */",
+        b" AS ",
+        b"[",
+        b"]",
+        b".",
+        b" CASE ",
+        b" TABLE ",
+        b" * ",
+        b"\xff",
+        b" XMLTABLE(",
     ];
     let at = dice.roll(sql.len() + 1);
     match dice.roll(5) {

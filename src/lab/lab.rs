@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -21,13 +20,13 @@ use super::run_as::RunAs;
 use super::server::Server;
 use super::status::{self, NodeStatus, Role};
 use super::versions::Dialect;
-use super::{ports, proxy_config, rejoin, standby, steps, tool};
+use super::{folder, ports, promote, proxy_config, rejoin, steps, tool};
 
 /// How often `up` starts over when somebody was quicker to a port that was free a moment ago.
 const PORT_RACES: usize = 3;
 
-/// How long a standby gets to follow a new primary.
-const FOLLOW_DEADLINE: Duration = Duration::from_secs(10);
+/// How long replay may take to pause or go on.
+const REPLAY_DEADLINE: Duration = Duration::from_secs(10);
 
 const SQL_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -100,7 +99,7 @@ impl Lab {
 
     /// Builds the cluster and starts it; when it is there already, starts what is stopped. What fails half-way is removed again.
     pub fn up(options: LabOptions, progress: &mut dyn Progress) -> Result<Self, LabError> {
-        let dir = prepare_path(&options.dir)?;
+        let dir = folder::prepare(&options.dir)?;
         if Manifest::exists_in(&dir) {
             match Manifest::read(&dir)?.stage {
                 Stage::Ready => return Self::up_again(&dir, progress),
@@ -189,33 +188,7 @@ impl Lab {
 
     /// Ends recovery on a standby and has the other standbys follow it. An old primary that still runs is left as it is.
     pub fn promote(&self, name: &str, progress: &mut dyn Progress) -> Result<(), LabError> {
-        let node = self.node(name)?;
-        let server = Server::of(self, node);
-        if server.pid().is_none() {
-            return Err(server.not_running());
-        }
-        if server.sql("select pg_is_in_recovery()")? == "f" {
-            return Err(LabError::IsPrimary {
-                node: node.name().to_owned(),
-            });
-        }
-        progress.doing(&format!("{}: promoting it", node.name()));
-        let before = server.log_position();
-        server.promote()?;
-        tell_lines(
-            progress,
-            node,
-            &server.log_since(before),
-            &["new timeline ID", "archive recovery complete"],
-        );
-        // pg_rewind reads the timeline from the control file, which only a checkpoint brings up to date.
-        server.sql("checkpoint")?;
-        let timeline = server.sql("select timeline_id from pg_control_checkpoint()")?;
-        progress.doing(&format!("{}: takes writes, on timeline {timeline}", node.name()));
-        for other in self.nodes.iter().filter(|other| *other != node) {
-            self.follow_after_promotion(other, node, progress)?;
-        }
-        Ok(())
+        promote::promote(self, self.node(name)?, progress)
     }
 
     /// Stops a server; one that isn't running stays so.
@@ -410,9 +383,9 @@ impl Lab {
         let missing: Vec<&Path> = self.dir.ancestors().take_while(|dir| !dir.exists()).collect();
         for dir in missing.iter().rev() {
             fs::create_dir(dir).tried(|| format!("can't make {}", dir.display()))?;
-            open_up(dir)?;
+            folder::open_up(dir)?;
         }
-        open_up(&self.dir)?;
+        folder::open_up(&self.dir)?;
         self.run_as.give(&self.dir)?;
         if let Err(error) = self.check_reach() {
             for dir in missing {
@@ -497,41 +470,6 @@ impl Lab {
         server.kill_all()
     }
 
-    fn follow_after_promotion(
-        &self,
-        other: &Node,
-        primary: &Node,
-        progress: &mut dyn Progress,
-    ) -> Result<(), LabError> {
-        let server = Server::of(self, other);
-        if !other.data().join("standby.signal").exists() {
-            let state = if server.pid().is_some() {
-                "still runs as a primary"
-            } else {
-                "is an old primary, stopped"
-            };
-            progress.warn(&format!(
-                "{} {state}; `rejoin {}` makes it follow {}",
-                other.name(),
-                other.name(),
-                primary.name()
-            ));
-            return Ok(());
-        }
-        let when = standby::repoint(self, other, primary)?;
-        progress.doing(&format!("{}: follows {} {when}", other.name(), primary.name()));
-        if server.pid().is_some() && rejoin::wait_until_following(self, other, primary, FOLLOW_DEADLINE).is_err() {
-            progress.warn(&format!(
-                "{} does not stream from {}: it may hold WAL that {} never had; `rejoin {}` mends that",
-                other.name(),
-                primary.name(),
-                primary.name(),
-                other.name()
-            ));
-        }
-        Ok(())
-    }
-
     fn set_replay(&self, name: &str, statement: &str, paused: &str) -> Result<(), LabError> {
         let node = self.node(name)?;
         let server = Server::of(self, node);
@@ -545,7 +483,7 @@ impl Lab {
         }
         server.sql(statement)?;
         let what = format!("pausing or resuming replay on {}", node.name());
-        tool::wait_for(&what, FOLLOW_DEADLINE, || {
+        tool::wait_for(&what, REPLAY_DEADLINE, || {
             Ok((server.sql("select pg_is_wal_replay_paused()")? == paused).then_some(()))
         })
     }
@@ -567,53 +505,4 @@ pub(super) fn tell_lines(progress: &mut dyn Progress, node: &Node, log: &str, ph
 /// Whether a process is there, ours or not.
 pub(super) fn is_running(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
-}
-
-/// Lets others enter a folder whatever our umask: the servers' user is one of them.
-fn open_up(dir: &Path) -> Result<(), LabError> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).tried(|| format!("can't open up {}", dir.display()))
-}
-
-/// The folder as an absolute path without links, if it may become or is a lab's.
-fn prepare_path(dir: &Path) -> Result<PathBuf, LabError> {
-    let dir = std::path::absolute(dir).tried(|| format!("can't use {}", dir.display()))?;
-    let dir = match fs::canonicalize(&dir) {
-        Ok(existing) => existing,
-        Err(_) => dir,
-    };
-    // Both archive_command's shell and postgresql.conf read the path, each with its own idea of these.
-    if let Some(character) = dir
-        .to_string_lossy()
-        .chars()
-        .find(|c| "\"'\\$`%".contains(*c) || c.is_control())
-    {
-        return Err(LabError::BadPath { dir, character });
-    }
-    if Manifest::exists_in(&dir) {
-        return Ok(dir);
-    }
-    match fs::read_dir(&dir) {
-        Ok(mut entries) => match entries.next() {
-            None => refuse_strangers(dir),
-            Some(_) => Err(LabError::NotEmpty { dir }),
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(dir),
-        Err(error) => Err(error).tried(|| format!("can't look into {}", dir.display())),
-    }
-}
-
-/// An empty folder in a shared place may have been put there by someone who is waiting for our files.
-fn refuse_strangers(dir: PathBuf) -> Result<PathBuf, LabError> {
-    use std::os::unix::fs::MetadataExt;
-    let owner = fs::metadata(&dir)
-        .tried(|| format!("can't look at {}", dir.display()))?
-        .uid();
-    let run_as = RunAs::choose()?;
-    if run_as.is(owner) || owner == geteuid().as_raw() {
-        return Ok(dir);
-    }
-    Err(LabError::NotYours {
-        dir,
-        owner: format!("uid {owner}"),
-    })
 }

@@ -8,10 +8,10 @@
 //! | file | what it is for |
 //! | --- | --- |
 //! | `command`, `progress`, `error` | the command line; what is told on the way; what can go wrong |
-//! | `lab`, `steps`, `rejoin`, `status` | the verbs |
+//! | `lab`, `steps`, `promote`, `rejoin`, `status` | the verbs |
 //! | `primary`, `standby`, `settings`, `versions` | a server's configuration |
 //! | `server`, `node`, `manifest` | a server as a process; its files; `lab.json` |
-//! | `binaries`, `run_as`, `ports`, `tool` | the machine: programs, users, ports |
+//! | `binaries`, `run_as`, `folder`, `ports`, `tool` | the machine: programs, users, folders, ports |
 //! | `guard` | a lab for a test, gone when the test ends |
 //! | `demo` | the lab and the proxy in front of it, explained |
 
@@ -27,6 +27,7 @@ mod binaries;
 mod command;
 mod demo;
 mod error;
+mod folder;
 mod guard;
 #[expect(clippy::module_inception, reason = "STYLE: a file is named for the noun it holds")]
 mod lab;
@@ -35,6 +36,7 @@ mod node;
 mod ports;
 mod primary;
 mod progress;
+mod promote;
 mod proxy_config;
 mod rejoin;
 mod run_as;

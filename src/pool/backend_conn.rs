@@ -19,6 +19,9 @@ use crate::wire::frontend;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
 
+/// The first units on a connection, whose times are not representative.
+const COLD: u8 = 3;
+
 /// A server connection. Whoever owns it talks to the server directly; there is no task behind it.
 #[derive(Debug)]
 pub struct BackendConn {
@@ -43,6 +46,8 @@ pub struct BackendConn {
     /// The worker whose runtime watches the socket.
     worker: usize,
     opened: Instant,
+    /// Units it has carried out, as far as [`COLD`] counts.
+    carried: u8,
     /// When it was last checked in.
     pub(super) last_used: Instant,
 }
@@ -86,9 +91,14 @@ impl BackendConn {
             secret: session.secret_key.as_slice().into(),
             settings: Arc::default(),
             prepared: PreparedSet::default(),
-            parameters: session.parameters.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            parameters: session
+                .parameters
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
             worker,
             opened: now,
+            carried: 0,
             last_used: now,
         })
     }
@@ -117,6 +127,13 @@ impl BackendConn {
     /// rest, is the server saying goodbye).
     pub fn is_fit(&self) -> bool {
         !self.registration.is_cut() && !self.stream.has_news()
+    }
+
+    /// One more unit is about to run. Answers whether the time it takes says something about the node: the first few on a connection
+    /// fill the server process's caches, and take many times as long.
+    pub fn warms_up(&mut self) -> bool {
+        self.carried = self.carried.saturating_add(1);
+        self.carried > COLD
     }
 
     /// How long ago it was opened.

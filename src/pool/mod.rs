@@ -6,9 +6,9 @@
 //! on which something unasked has arrived never either.
 
 mod backend_conn;
+mod node_link;
 #[expect(clippy::module_inception, reason = "the pool is what the folder is named for")]
 mod pool;
-mod node_link;
 mod pools;
 mod prepared;
 mod settings;

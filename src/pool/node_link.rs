@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
@@ -13,6 +13,9 @@ use tokio::sync::Notify;
 use crate::cluster::NodeId;
 use crate::config::NodeAddress;
 use crate::sql::Access;
+
+/// After this many microseconds without an answer a third of what was known of a node's latency is left.
+const FADES_US: f64 = 1e6;
 
 /// One node, as the pools see it.
 #[derive(Debug)]
@@ -28,8 +31,10 @@ pub struct NodeLink {
     writes: AtomicU64,
     /// Statements that run on it now.
     in_flight: AtomicU32,
-    /// Peak-sensitive moving average of the time to the first byte of an answer, µs.
+    /// Peak-sensitive moving average of the time to the first byte of an answer, µs, and when it was last fed, µs after `since`.
     latency_us: AtomicU32,
+    latency_at: AtomicU64,
+    since: Instant,
     /// Grows whenever all connections are cut: what was opened before is never used again.
     generation: AtomicU64,
     /// A second descriptor of every open socket, by connection, so that another thread can shut it down.
@@ -51,6 +56,8 @@ impl NodeLink {
             writes: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             latency_us: AtomicU32::new(0),
+            latency_at: AtomicU64::new(0),
+            since: Instant::now(),
             generation: AtomicU64::new(0),
             sockets: Mutex::default(),
             next_socket: AtomicU64::new(0),
@@ -100,9 +107,16 @@ impl NodeLink {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The moving average of the time to the first byte.
-    pub fn latency(&self) -> Duration {
-        Duration::from_micros(u64::from(self.latency_us.load(Ordering::Relaxed)))
+    /// The moving average of the time to the first byte, as far as it can still be believed at `now`: a node that looked slow gets
+    /// another chance after a while, since nothing but a statement can show that it has recovered.
+    pub fn latency(&self, now: Instant) -> Duration {
+        let known = Duration::from_micros(u64::from(self.latency_us.load(Ordering::Relaxed)));
+        let age = self.micros(now).saturating_sub(self.latency_at.load(Ordering::Relaxed));
+        known.mul_f64((-(age as f64) / FADES_US).exp())
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.since).as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Reads and writes that it was sent since the start.
@@ -124,15 +138,24 @@ impl NodeLink {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// One answer's time to its first byte. A slower one counts at once, faster ones by an eighth each. Races between threads lose a
-    /// sample now and then, which an average can bear.
-    pub fn observe(&self, first_byte: Duration) {
+    /// One answer's time to its first byte, which came at `now`. A slower one counts at once, faster ones by an eighth each. Races
+    /// between threads lose a sample now and then, which an average can bear.
+    pub fn observe(&self, first_byte: Duration, now: Instant) {
         let sample = u32::try_from(first_byte.as_micros()).unwrap_or(u32::MAX).max(1);
-        let old = self.latency_us.load(Ordering::Relaxed);
+        let old = u32::try_from(self.latency(now).as_micros()).unwrap_or(u32::MAX);
         // A report of half a minute says little about the next lookup: one sample raises the average eightfold at most.
-        let sample = if old == 0 { sample } else { sample.min(old.saturating_mul(8)) };
-        let new = if sample > old { sample } else { old - (old - sample).div_ceil(8) };
+        let sample = if old == 0 {
+            sample
+        } else {
+            sample.min(old.saturating_mul(8))
+        };
+        let new = if sample > old {
+            sample
+        } else {
+            old - (old - sample).div_ceil(8)
+        };
         self.latency_us.store(new, Ordering::Relaxed);
+        self.latency_at.store(self.micros(now), Ordering::Relaxed);
     }
 
     /// What a connection opened now belongs to.
@@ -168,7 +191,11 @@ impl Registration {
         let id = link.next_socket.fetch_add(1, Ordering::Relaxed);
         link.sockets.lock().insert(id, second);
         link.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Registration { link: Arc::clone(link), id, generation })
+        Ok(Registration {
+            link: Arc::clone(link),
+            id,
+            generation,
+        })
     }
 
     /// Whether the node was cut since.
@@ -191,15 +218,23 @@ mod tests {
 
     #[test]
     fn a_slow_answer_counts_at_once_and_fades() {
-        let link = NodeLink::new(NodeId(0), NodeAddress { host: "h".into(), port: 1 });
-        link.observe(Duration::from_micros(100));
-        link.observe(Duration::from_micros(400));
-        assert_eq!(link.latency(), Duration::from_micros(400));
+        let link = NodeLink::new(
+            NodeId(0),
+            NodeAddress {
+                host: "h".into(),
+                port: 1,
+            },
+        );
+        let now = Instant::now();
+        link.observe(Duration::from_micros(100), now);
+        link.observe(Duration::from_micros(400), now);
+        assert_eq!(link.latency(now), Duration::from_micros(400));
         for _ in 0..60 {
-            link.observe(Duration::from_micros(100));
+            link.observe(Duration::from_micros(100), now);
         }
-        assert_eq!(link.latency(), Duration::from_micros(100));
-        link.observe(Duration::from_secs(30));
-        assert_eq!(link.latency(), Duration::from_micros(800));
+        assert_eq!(link.latency(now), Duration::from_micros(100));
+        link.observe(Duration::from_secs(30), now);
+        assert_eq!(link.latency(now), Duration::from_micros(800));
+        assert!(link.latency(now + Duration::from_secs(5)) < Duration::from_micros(10));
     }
 }

@@ -78,23 +78,34 @@ pub struct Lease {
 
 impl Lease {
     fn room(pool: &Arc<Pool>) -> Lease {
-        Lease { conn: None, room: Some(Arc::clone(pool)) }
+        Lease {
+            conn: None,
+            room: Some(Arc::clone(pool)),
+        }
     }
 
     /// The connection.
     pub fn conn(&mut self) -> &mut BackendConn {
-        self.conn.as_mut().expect("a lease that was given out holds a connection until it is checked in")
+        self.conn
+            .as_mut()
+            .expect("a lease that was given out holds a connection until it is checked in")
     }
 
     /// The node's link.
     pub fn link(&self) -> &Arc<NodeLink> {
-        &self.room.as_ref().expect("a lease has its room until it is checked in").link
+        &self
+            .room
+            .as_ref()
+            .expect("a lease has its room until it is checked in")
+            .link
     }
 
     /// Gives the connection back. The caller vouches that the server is idle, outside a block, with no answer outstanding, and that
     /// the connection's record of settings and statements is true.
     pub fn check_in(mut self, now: Instant) {
-        let (Some(conn), Some(pool)) = (self.conn.as_mut(), self.room.clone()) else { return };
+        let (Some(conn), Some(pool)) = (self.conn.as_mut(), self.room.clone()) else {
+            return;
+        };
         conn.last_used = now;
         let worker = conn.worker();
         if !conn.is_fit() || conn.age(now) > pool.login.limits().max_lifetime || pool.link.is_starving() {
@@ -146,7 +157,11 @@ impl Inner {
     fn next_waiter(&mut self, worker: usize, now: Instant) -> Option<Waiter> {
         let front = self.waiters.front()?;
         if front.worker != worker && now.saturating_duration_since(front.since) < PATIENCE {
-            let own = self.waiters.iter().take(LOOK_AHEAD).position(|waiter| waiter.worker == worker);
+            let own = self
+                .waiters
+                .iter()
+                .take(LOOK_AHEAD)
+                .position(|waiter| waiter.worker == worker);
             if let Some(own) = own {
                 return self.waiters.remove(own);
             }
@@ -159,7 +174,15 @@ impl Pool {
     /// A pool with nothing in it.
     pub(super) fn new(login: Arc<Login>, link: Arc<NodeLink>, workers: usize) -> Pool {
         let idle = (0..workers).map(|_| Vec::new()).collect();
-        Pool { login, link, inner: Mutex::new(Inner { idle, taken: 0, waiters: VecDeque::new() }) }
+        Pool {
+            login,
+            link,
+            inner: Mutex::new(Inner {
+                idle,
+                taken: 0,
+                waiters: VecDeque::new(),
+            }),
+        }
     }
 
     /// Takes a connection for `worker`, whose thread this must run on.
@@ -175,7 +198,10 @@ impl Pool {
         epoch: Epoch,
     ) -> Result<Lease, CheckoutError> {
         let mut lease = match self.take(worker, purpose, epoch) {
-            Taken::Ready(conn) => Lease { conn: Some(conn), room: Some(Arc::clone(self)) },
+            Taken::Ready(conn) => Lease {
+                conn: Some(conn),
+                room: Some(Arc::clone(self)),
+            },
             Taken::Room => Lease::room(self),
             Taken::Wait(promise) => self.wait_for(promise).await?,
         };
@@ -220,7 +246,11 @@ impl Pool {
 
     fn enqueue(&self, worker: usize) -> oneshot::Receiver<Lease> {
         let (hand_over, promise) = oneshot::channel();
-        self.inner.lock().waiters.push_back(Waiter { worker, since: Instant::now(), hand_over });
+        self.inner.lock().waiters.push_back(Waiter {
+            worker,
+            since: Instant::now(),
+            hand_over,
+        });
         promise
     }
 
@@ -254,14 +284,21 @@ impl Pool {
             return Taken::Room;
         }
         let (hand_over, promise) = oneshot::channel();
-        inner.waiters.push_back(Waiter { worker, since: Instant::now(), hand_over });
+        inner.waiters.push_back(Waiter {
+            worker,
+            since: Instant::now(),
+            hand_over,
+        });
         Taken::Wait(promise)
     }
 
     async fn open(&self, worker: usize, epoch: Epoch) -> Result<Box<BackendConn>, CheckoutError> {
         let limits = self.login.limits();
         if let Some(max) = limits.max_per_node {
-            self.link.room(max, limits.checkout_timeout).await.map_err(|()| CheckoutError::TimedOut(limits.checkout_timeout))?;
+            self.link
+                .room(max, limits.checkout_timeout)
+                .await
+                .map_err(|()| CheckoutError::TimedOut(limits.checkout_timeout))?;
         }
         let generation = self.link.generation();
         let secret = self.login.secret();
@@ -275,7 +312,8 @@ impl Pool {
             timeout: limits.connect_timeout,
         })
         .await?;
-        let conn = BackendConn::new(session, &self.link, generation, epoch, worker).map_err(ServerLoginError::Unreachable)?;
+        let conn =
+            BackendConn::new(session, &self.link, generation, epoch, worker).map_err(ServerLoginError::Unreachable)?;
         Ok(Box::new(conn))
     }
 

@@ -142,9 +142,16 @@ impl Pools {
             tls: self.tls.clone(),
             limits: Arc::clone(&self.limits),
         });
-        let by_node =
-            self.links.iter().map(|link| Arc::new(Pool::new(Arc::clone(&login), Arc::clone(link), self.workers))).collect();
-        let pools = Arc::new(PrincipalPools { login, by_node, welcomes: Mutex::default() });
+        let by_node = self
+            .links
+            .iter()
+            .map(|link| Arc::new(Pool::new(Arc::clone(&login), Arc::clone(link), self.workers)))
+            .collect();
+        let pools = Arc::new(PrincipalPools {
+            login,
+            by_node,
+            welcomes: Mutex::default(),
+        });
         by_principal.insert(key, Arc::clone(&pools));
         pools
     }
@@ -178,9 +185,9 @@ impl Pools {
                 pool.reap(now);
             }
         }
-        self.by_principal.lock().retain(|_, pools| {
-            Arc::strong_count(pools) > 1 || pools.iter().any(|pool| pool.occupancy() != (0, 0))
-        });
+        self.by_principal
+            .lock()
+            .retain(|_, pools| Arc::strong_count(pools) > 1 || pools.iter().any(|pool| pool.occupancy() != (0, 0)));
     }
 
     /// Idle and busy connections to `node`, and clients that wait for one.

@@ -57,7 +57,11 @@ impl PreparedRegistry {
             inner.sweep_at = inner.by_content.len() * 2;
         }
         inner.next_id += 1;
-        let statement = Arc::new(Prepared { id: inner.next_id, sql: key.0.clone(), types: key.1.clone() });
+        let statement = Arc::new(Prepared {
+            id: inner.next_id,
+            sql: key.0.clone(),
+            types: key.1.clone(),
+        });
         inner.by_content.insert(key, Arc::downgrade(&statement));
         statement
     }

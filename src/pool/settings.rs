@@ -47,7 +47,14 @@ impl Settings {
     /// The same set without `name`.
     #[must_use]
     pub fn without(&self, name: &str) -> Settings {
-        Settings { entries: self.entries.iter().filter(|(known, _)| **known != *name).cloned().collect() }
+        Settings {
+            entries: self
+                .entries
+                .iter()
+                .filter(|(known, _)| **known != *name)
+                .cloned()
+                .collect(),
+        }
     }
 
     /// All of them.
@@ -75,7 +82,12 @@ impl Settings {
             let _ = match value {
                 SettingValue::Sql(text) => write!(sql, "SET {} = {text};", quoted_name(name)),
                 SettingValue::Raw(text) => {
-                    write!(sql, "SELECT pg_catalog.set_config({}, {}, false);", literal(name), literal(text))
+                    write!(
+                        sql,
+                        "SELECT pg_catalog.set_config({}, {}, false);",
+                        literal(name),
+                        literal(text)
+                    )
                 }
             };
         }
@@ -85,13 +97,20 @@ impl Settings {
 
 /// A setting's name as SQL takes it: each part of a dotted name is quoted on its own.
 fn quoted_name(name: &str) -> String {
-    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+    name.split('.')
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 /// A string constant that reads the same whatever `standard_conforming_strings` is.
 fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 #[cfg(test)]
@@ -99,13 +118,21 @@ mod tests {
     use super::*;
 
     fn set(entries: &[(&str, SettingValue)]) -> Settings {
-        entries.iter().fold(Settings::default(), |set, (name, value)| set.with(name, value.clone()))
+        entries
+            .iter()
+            .fold(Settings::default(), |set, (name, value)| set.with(name, value.clone()))
     }
 
     #[test]
     fn only_what_differs_is_applied() {
-        let has = set(&[("a", SettingValue::Sql("1".into())), ("b", SettingValue::Sql("2".into()))]);
-        let wants = set(&[("b", SettingValue::Sql("2".into())), ("x.c", SettingValue::Raw("it's \\".into()))]);
+        let has = set(&[
+            ("a", SettingValue::Sql("1".into())),
+            ("b", SettingValue::Sql("2".into())),
+        ]);
+        let wants = set(&[
+            ("b", SettingValue::Sql("2".into())),
+            ("x.c", SettingValue::Raw("it's \\".into())),
+        ]);
         assert_eq!(
             has.sql_towards(&wants),
             "RESET \"a\";SELECT pg_catalog.set_config('x.c', E'it''s \\\\', false);"
@@ -115,8 +142,14 @@ mod tests {
 
     #[test]
     fn order_of_setting_does_not_matter() {
-        let one = set(&[("b", SettingValue::Sql("2".into())), ("a", SettingValue::Sql("1".into()))]);
-        let two = set(&[("a", SettingValue::Sql("1".into())), ("b", SettingValue::Sql("2".into()))]);
+        let one = set(&[
+            ("b", SettingValue::Sql("2".into())),
+            ("a", SettingValue::Sql("1".into())),
+        ]);
+        let two = set(&[
+            ("a", SettingValue::Sql("1".into())),
+            ("b", SettingValue::Sql("2".into())),
+        ]);
         assert_eq!(one, two);
         assert_eq!(one.without("a").without("b"), Settings::default());
     }

@@ -34,7 +34,8 @@ fn fallen(before: &RoutingTable, now: &RoutingTable) -> Vec<NodeId> {
             let was = before.node(node.id).map_or(NodeRole::Unknown, |row| row.role);
             let newly_outcast = outcast(node.role) && !outcast(was);
             // The primary of before, when another has taken its place, whatever it is now.
-            let dethroned = now.epoch != before.epoch && before.primary == Some(node.id) && now.primary != before.primary;
+            let dethroned =
+                now.epoch != before.epoch && before.primary == Some(node.id) && now.primary != before.primary;
             newly_outcast || dethroned
         })
         .map(|node| node.id)

@@ -20,7 +20,11 @@ pub(super) struct Observer {
 
 impl Observer {
     pub(super) fn new(shared: Arc<Shared>, listen: Vec<SocketAddr>, started: Instant) -> Observer {
-        Observer { shared, listen, started }
+        Observer {
+            shared,
+            listen,
+            started,
+        }
     }
 
     /// Gauges are set when somebody looks.
@@ -32,12 +36,22 @@ impl Observer {
             self.set_node_gauges(node, now);
         }
         metrics.gauge(metrics::ROUTING_EPOCH, &[]).set(table.epoch.0 as f64);
-        metrics.gauge(metrics::SPLIT_BRAIN, &[]).set(f64::from(u8::from(table.split_brain)));
-        metrics.gauge(metrics::HELD_STATEMENTS, &[]).set(self.shared.held.load(Ordering::Relaxed) as f64);
+        metrics
+            .gauge(metrics::SPLIT_BRAIN, &[])
+            .set(f64::from(u8::from(table.split_brain)));
+        metrics
+            .gauge(metrics::HELD_STATEMENTS, &[])
+            .set(self.shared.held.load(Ordering::Relaxed) as f64);
         metrics.counter(metrics::FAILOVERS, &[]).absolute(table.stats.failovers);
         let clients = self.clients(&table);
-        for (state, count) in [("idle", clients.idle), ("active", clients.active), ("waiting", clients.waiting)] {
-            metrics.gauge(metrics::CLIENTS, &[("state", state.to_owned())]).set(count as f64);
+        for (state, count) in [
+            ("idle", clients.idle),
+            ("active", clients.active),
+            ("waiting", clients.waiting),
+        ] {
+            metrics
+                .gauge(metrics::CLIENTS, &[("state", state.to_owned())])
+                .set(count as f64);
         }
     }
 
@@ -48,11 +62,19 @@ impl Observer {
         metrics.gauge(metrics::NODE_UP, &label()).set(f64::from(u8::from(up)));
         for role in NodeRole::ALL {
             let labels = [("node", node.name.to_string()), ("role", role.as_str().to_owned())];
-            metrics.gauge(metrics::NODE_ROLE, &labels).set(f64::from(u8::from(role == node.role)));
+            metrics
+                .gauge(metrics::NODE_ROLE, &labels)
+                .set(f64::from(u8::from(role == node.role)));
         }
-        metrics.gauge(metrics::NODE_SERVING, &label()).set(f64::from(u8::from(serves(node))));
-        metrics.gauge(metrics::NODE_TIMELINE, &label()).set(node.timeline.map_or(0.0, |timeline| f64::from(timeline.0)));
-        metrics.gauge(metrics::REPLAY_LAG_SECONDS, &label()).set(lag(node, now).unwrap_or(f64::NAN));
+        metrics
+            .gauge(metrics::NODE_SERVING, &label())
+            .set(f64::from(u8::from(serves(node))));
+        metrics
+            .gauge(metrics::NODE_TIMELINE, &label())
+            .set(node.timeline.map_or(0.0, |timeline| f64::from(timeline.0)));
+        metrics
+            .gauge(metrics::REPLAY_LAG_SECONDS, &label())
+            .set(lag(node, now).unwrap_or(f64::NAN));
         let bytes = node.lag_bytes.map_or(f64::NAN, |bytes| bytes as f64);
         metrics.gauge(metrics::REPLAY_LAG_BYTES, &label()).set(bytes);
         let (idle, active, waiting) = self.shared.pools.occupancy(node.id);
@@ -98,7 +120,11 @@ impl AdminSource for Observer {
     fn status(&self) -> Status {
         let table = self.shared.cluster.table().clone();
         let now = Instant::now();
-        let reads: u64 = table.nodes.iter().map(|node| self.shared.pools.link(node.id).statements().0).sum();
+        let reads: u64 = table
+            .nodes
+            .iter()
+            .map(|node| self.shared.pools.link(node.id).statements().0)
+            .sum();
         let nodes = table.nodes.iter().map(|node| {
             let link = self.shared.pools.link(node.id);
             let (read, write) = link.statements();
@@ -123,7 +149,10 @@ impl AdminSource for Observer {
                 server_version: node.version.map(version),
                 probe_seconds: node.round_trip.map(|took| took.as_secs_f64()),
                 weight: node.weight,
-                connections: ConnectionCounts { idle: idle as u64, active: active as u64 },
+                connections: ConnectionCounts {
+                    idle: idle as u64,
+                    active: active as u64,
+                },
                 statements_read: read,
                 statements_write: write,
                 share_of_reads: if reads == 0 { 0.0 } else { read as f64 / reads as f64 },
@@ -171,7 +200,9 @@ fn why(node: &NodeState, table: &RoutingTable) -> String {
     match (node.role, node.serving) {
         (NodeRole::Primary, _) => "takes writes".into(),
         (NodeRole::Standby, Serving::Serving) => "takes reads".into(),
-        (_, serving) if table.primary.is_none() && serving == Serving::LagUnknown => "there is no primary to compare with".into(),
+        (_, serving) if table.primary.is_none() && serving == Serving::LagUnknown => {
+            "there is no primary to compare with".into()
+        }
         (_, serving) => serving.as_str().replace('_', " "),
     }
 }

@@ -26,7 +26,10 @@ impl Reload {
                 "ok"
             }
             Ok(left) => {
-                tracing::warn!(unchanged = left.join(", "), "configuration reloaded, but these need a restart");
+                tracing::warn!(
+                    unchanged = left.join(", "),
+                    "configuration reloaded, but these need a restart"
+                );
                 "ok"
             }
             Err(error) => {
@@ -34,7 +37,10 @@ impl Reload {
                 "refused"
             }
         };
-        self.shared.metrics.counter(metrics::CONFIG_RELOADS, &[("outcome", outcome.to_owned())]).increment(1);
+        self.shared
+            .metrics
+            .counter(metrics::CONFIG_RELOADS, &[("outcome", outcome.to_owned())])
+            .increment(1);
     }
 
     /// Answers the sections that differ and can't change without a restart.
@@ -65,7 +71,10 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     keep(new.cluster != old.cluster, "cluster");
     keep(new.monitor != old.monitor, "monitor");
     keep(new.routing.max_lag != old.routing.max_lag, "routing.max_lag");
-    keep(new.failover.trigger_file != old.failover.trigger_file, "failover.trigger_file");
+    keep(
+        new.failover.trigger_file != old.failover.trigger_file,
+        "failover.trigger_file",
+    );
     keep(new.failover.promote != old.failover.promote, "failover.promote");
     keep(new.failover.candidate != old.failover.candidate, "failover.candidate");
     keep(new.admin != old.admin, "admin");

@@ -34,10 +34,15 @@ impl Workers {
             // Unbounded, but filled only by the acceptor, which counts clients.
             let (inbox, tasks) = mpsc::unbounded_channel();
             let shared = Arc::clone(shared);
-            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || work(index, shared, tasks))?;
+            std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || work(index, shared, tasks))?;
             inboxes.push(inbox);
         }
-        Ok(Workers { inboxes, next: AtomicUsize::new(0) })
+        Ok(Workers {
+            inboxes,
+            next: AtomicUsize::new(0),
+        })
     }
 
     /// Deals a client to the next worker. Answers whether it was taken.
@@ -55,7 +60,10 @@ impl Workers {
 }
 
 fn work(index: usize, shared: Arc<Shared>, mut tasks: mpsc::UnboundedReceiver<Task>) {
-    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+    let runtime = match Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, worker = index, "no runtime for a worker");

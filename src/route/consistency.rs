@@ -21,7 +21,10 @@ pub fn floor(level: Consistency, history: &History, node: NodeId) -> Option<Inst
         Consistency::ReadYourWrites => history.last_write,
         Consistency::Session | Consistency::Linearizable => {
             // What another standby showed was committed before that read ended. The same standby only moves forward.
-            let seen = history.last_read.filter(|(seen_on, _)| *seen_on != node).map(|(_, at)| at);
+            let seen = history
+                .last_read
+                .filter(|(seen_on, _)| *seen_on != node)
+                .map(|(_, at)| at);
             history.last_write.max(seen)
         }
     }
@@ -36,8 +39,11 @@ mod tests {
     fn each_level_asks_for_more() {
         let t = Instant::now();
         let (wrote, read) = (t, t + Duration::from_secs(1));
-        let history = History { last_write: Some(wrote), last_read: Some((NodeId(1), read)) };
-        let (same, other) = (NodeId(1), NodeId::from_index(2));
+        let history = History {
+            last_write: Some(wrote),
+            last_read: Some((NodeId(1), read)),
+        };
+        let (same, other) = (NodeId(1), NodeId(2));
         assert_eq!(floor(Consistency::Eventual, &history, other), None);
         assert_eq!(floor(Consistency::ReadYourWrites, &history, other), Some(wrote));
         assert_eq!(floor(Consistency::Session, &history, other), Some(read));

@@ -77,7 +77,12 @@ pub fn decide(
     dice: u64,
 ) -> Decision {
     let primary = |reason| match table.primary {
-        Some(node) => Decision::Go(Route { node, target: Target::Primary, epoch: table.epoch, reason }),
+        Some(node) => Decision::Go(Route {
+            node,
+            target: Target::Primary,
+            epoch: table.epoch,
+            reason,
+        }),
         None => Decision::AwaitPrimary,
     };
     if let Want::Primary(reason) = want {
@@ -90,7 +95,9 @@ pub fn decide(
     let mut candidates = smallvec::SmallVec::<[Candidate; 8]>::new();
     let mut some_standby = false;
     for node in table.nodes.iter().take(MOST) {
-        let Some(lag) = usable_lag(node, rules, now) else { continue };
+        let Some(lag) = usable_lag(node, rules, now) else {
+            continue;
+        };
         some_standby = true;
         let fresh = match (want, floor(rules.consistency, history, node.id)) {
             (Want::Standby, _) | (_, None) => true,
@@ -98,7 +105,12 @@ pub fn decide(
         };
         if fresh {
             let lag_share = lag.as_secs_f64() / rules.max_lag.as_secs_f64().max(1e-3);
-            candidates.push(Candidate { node: node.id, load: load(node.id), lag_share, weight: node.weight });
+            candidates.push(Candidate {
+                node: node.id,
+                load: load(node.id),
+                lag_share,
+                weight: node.weight,
+            });
         }
     }
     let standbys = candidates.len();
@@ -107,17 +119,31 @@ pub fn decide(
         && let Some(node) = table.primary
     {
         let weight = table.nodes[node.index()].weight.max(1);
-        candidates.push(Candidate { node, load: load(node), lag_share: 0.0, weight });
+        candidates.push(Candidate {
+            node,
+            load: load(node),
+            lag_share: 0.0,
+            weight,
+        });
     }
     if let Some(chosen) = power_of_two(&candidates, dice) {
-        let target = if table.primary == Some(chosen.node) { Target::Primary } else { Target::Standby };
+        let target = if table.primary == Some(chosen.node) {
+            Target::Primary
+        } else {
+            Target::Standby
+        };
         let reason = match (target, want) {
             (Target::Standby, Want::Standby) => RouteReason::HintStandby,
             (Target::Standby, _) => RouteReason::Read,
             (Target::Primary, _) if standbys > 0 => RouteReason::PrimaryAlso,
             (Target::Primary, _) => no_candidate(some_standby),
         };
-        return Decision::Go(Route { node: chosen.node, target, epoch: table.epoch, reason });
+        return Decision::Go(Route {
+            node: chosen.node,
+            target,
+            epoch: table.epoch,
+            reason,
+        });
     }
     match rules.read_from_primary {
         ReadFromPrimary::Never => Decision::AwaitStandby,
@@ -126,7 +152,11 @@ pub fn decide(
 }
 
 fn no_candidate(some_standby: bool) -> RouteReason {
-    if some_standby { RouteReason::NotFreshEnough } else { RouteReason::NoStandby }
+    if some_standby {
+        RouteReason::NotFreshEnough
+    } else {
+        RouteReason::NoStandby
+    }
 }
 
 /// The lag of a standby that takes reads; `None` if it takes none.

@@ -118,7 +118,11 @@ impl CancelRegistry {
                 continue;
             }
             by_pid.insert(pid, (secret.clone(), Arc::clone(&slot)));
-            return Ok(Registered { registry: Arc::clone(self), key: CancelKey { pid, secret }, slot });
+            return Ok(Registered {
+                registry: Arc::clone(self),
+                key: CancelKey { pid, secret },
+                slot,
+            });
         }
     }
 
@@ -145,7 +149,11 @@ mod tests {
     use super::*;
 
     fn process(pid: i32) -> ServerProcess {
-        ServerProcess { node: NodeId(0), pid, secret: Arc::from([1, 2, 3, 4]) }
+        ServerProcess {
+            node: NodeId(0),
+            pid,
+            secret: Arc::from([1, 2, 3, 4]),
+        }
     }
 
     #[test]
@@ -155,7 +163,10 @@ mod tests {
         assert!(registry.find(&client.key).is_none());
         client.slot.arm(process(7));
         assert_eq!(registry.find(&client.key).unwrap().process, process(7));
-        let forged = CancelKey { pid: client.key.pid, secret: vec![0; 5] };
+        let forged = CancelKey {
+            pid: client.key.pid,
+            secret: vec![0; 5],
+        };
         assert!(registry.find(&forged).is_none());
         let key = client.key.clone();
         drop(client);

@@ -213,7 +213,11 @@ impl ClientSession {
             News::Server(read) => {
                 let mut bytes = heard.unwrap_or_default();
                 let alive = matches!(read, Ok(count) if count > 0);
-                let heard = if alive { self.overhear(&mut bytes).await } else { Ok(Alive::No) };
+                let heard = if alive {
+                    self.overhear(&mut bytes).await
+                } else {
+                    Ok(Alive::No)
+                };
                 self.worker.buffers.give(bytes);
                 match heard? {
                     Alive::Yes => Ok(()),
@@ -233,7 +237,9 @@ impl ClientSession {
 
     /// Passes on what a server says unasked: notifications, notices, changed parameters.
     async fn overhear(&mut self, bytes: &mut bytes::BytesMut) -> Result<Alive, End> {
-        let Phase::Attached(attached) = &mut self.phase else { return Ok(Alive::Yes) };
+        let Phase::Attached(attached) = &mut self.phase else {
+            return Ok(Alive::Yes);
+        };
         let node = attached.route.node;
         let mut scanner = ReplyScanner::default();
         loop {
@@ -286,21 +292,31 @@ impl ClientSession {
 
     /// The connection that the session holds is gone, and nothing was running on it.
     fn held_connection_lost(&mut self) -> Result<(), End> {
-        let Phase::Attached(attached) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
-        self.worker.shared.cluster.hint(attached.route.node, Hint::ConnectionLost);
+        let Phase::Attached(attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return Ok(());
+        };
+        self.worker
+            .shared
+            .cluster
+            .hint(attached.route.node, Hint::ConnectionLost);
         if self.state.pins.any() {
             return Err(End::Fatal(SessionError::PinnedLost(self.node_name(attached.route))));
         }
         if let Some(block) = attached.block {
             self.state.settings = Arc::clone(&block.settings_before);
-            self.phase = Phase::Aborted { untold: true, settings: block.settings_before };
+            self.phase = Phase::Aborted {
+                untold: true,
+                settings: block.settings_before,
+            };
         }
         Ok(())
     }
 
     fn node_name(&self, route: Route) -> String {
         let table = self.worker.shared.cluster.table();
-        table.node(route.node).map_or_else(|| route.node.to_string(), |node| node.name.to_string())
+        table
+            .node(route.node)
+            .map_or_else(|| route.node.to_string(), |node| node.name.to_string())
     }
 
     fn sql_context(&self) -> SqlContext {
@@ -391,23 +407,37 @@ impl ClientSession {
     async fn place_and_run(&mut self, plan: &Plan, frames: &[FrameAt], arrived: Instant) -> Result<(), End> {
         let worker = Rc::clone(&self.worker);
         let config = worker.shared.config.load();
-        let rules = Rules { consistency: self.consistency(&config), ..rules(&config) };
+        let rules = Rules {
+            consistency: self.consistency(&config),
+            ..rules(&config)
+        };
         let session_pool = config.pool.mode == PoolMode::Session;
         drop(config);
-        let mut want = if session_pool { Want::Primary(RouteReason::Attached) } else { plan.want };
+        let mut want = if session_pool {
+            Want::Primary(RouteReason::Attached)
+        } else {
+            plan.want
+        };
         let mut placing = Placing::new(&worker);
         let mut retries = 0;
         loop {
             let principal = Arc::clone(&self.principal);
-            let placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings).await;
+            let placed = placing
+                .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
+                .await;
             let Placed { lease, route, reported } = match placed {
                 Ok(placed) => placed,
                 Err(error) => return self.report(error, plan, frames).await,
             };
             self.tell(reported).await?;
             worker.shared.counters.decided(route.target, route.reason);
-            let mut attached = Box::new(Attached { lease, route, block: None });
-            if self.unpinned_sequence(plan) && attached.lease.conn().run(b"DISCARD SEQUENCES").await.is_err() {
+            let mut attached = Box::new(Attached {
+                lease,
+                route,
+                block: None,
+            });
+            // On a connection that others have used, currval() and lastval() would show a stranger's value.
+            if plan.sequence_state && attached.lease.conn().run(b"DISCARD SEQUENCES").await.is_err() {
                 continue;
             }
             let attempt = Attempt {
@@ -419,7 +449,10 @@ impl ClientSession {
             };
             match self.exchange(&mut attached, plan, frames, attempt).await {
                 Outcome::Done(answer) => {
-                    worker.shared.counters.answered(route.target, plan.access, arrived.elapsed());
+                    worker
+                        .shared
+                        .counters
+                        .answered(route.target, plan.access, arrived.elapsed());
                     return self.settle(attached, plan, answer, session_pool).await;
                 }
                 Outcome::Refused(code) => {
@@ -430,10 +463,18 @@ impl ClientSession {
                     }
                     attached.lease.check_in(Instant::now());
                 }
-                Outcome::NodeLost { farewell, forwarded, left } => {
+                Outcome::NodeLost {
+                    farewell,
+                    forwarded,
+                    left,
+                } => {
                     worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                     drop(attached);
-                    let progress = if forwarded { Progress::ForwardedToClient } else { Progress::SentToNode };
+                    let progress = if forwarded {
+                        Progress::ForwardedToClient
+                    } else {
+                        Progress::SentToNode
+                    };
                     match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
                         NextStep::Retry | NextStep::RetryOnPrimary => {
                             worker.shared.count_retry("node_lost");
@@ -441,8 +482,14 @@ impl ClientSession {
                         }
                         NextStep::Forward => return Err(End::Left),
                         NextStep::Report(verdict) => {
-                            let verdict = if plan.begins { Verdict::CertainlyNotCommitted } else { verdict };
-                            return self.report_loss(plan, route, verdict, left, TransactionStatus::Idle).await;
+                            let verdict = if plan.begins {
+                                Verdict::CertainlyNotCommitted
+                            } else {
+                                verdict
+                            };
+                            return self
+                                .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
+                                .await;
                         }
                     }
                 }
@@ -453,11 +500,6 @@ impl ClientSession {
                 Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
             }
         }
-    }
-
-    /// `currval()` and `lastval()` on a connection that others have used would show a stranger's value.
-    fn unpinned_sequence(&self, plan: &Plan) -> bool {
-        plan.effects.iter().flat_map(|class| &class.effects).any(|effect| *effect == Effect::Pin(PinReason::Sequence))
     }
 
     fn consistency(&self, config: &Config) -> crate::config::Consistency {
@@ -480,9 +522,13 @@ impl ClientSession {
             pid: conn.pid,
             secret: Arc::clone(&conn.secret),
         });
-        worker.shared.counters.sent(conn.node, attempt.target, plan.access, u64::from(plan.ready.max(1)));
+        worker
+            .shared
+            .counters
+            .sent(conn.node, attempt.target, plan.access, u64::from(plan.ready.max(1)));
         link.started(plan.access, u64::from(plan.ready.max(1)));
         let started = Instant::now();
+        let warm = conn.warms_up();
         let parties = Parties {
             client: &mut self.client,
             inbox: &mut self.inbox,
@@ -494,14 +540,20 @@ impl ClientSession {
             cluster: &worker.shared.cluster,
         };
         let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames]).run().await;
+        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames])
+            .run()
+            .await;
         link.finished();
         match &outcome {
-            Outcome::Done(Answer { first_byte: Some(first_byte), failed: false, .. }) => {
-                link.observe(first_byte.saturating_duration_since(started));
+            Outcome::Done(Answer {
+                first_byte: Some(first_byte),
+                failed: false,
+                ..
+            }) if warm => {
+                link.observe(first_byte.saturating_duration_since(started), *first_byte);
             }
             // A node that fails fast must not look fast.
-            Outcome::NodeLost { .. } => link.observe(std::time::Duration::from_secs(1)),
+            Outcome::NodeLost { .. } => link.observe(std::time::Duration::from_secs(1), Instant::now()),
             _ => {}
         }
         if self.registered.slot.disarm() {
@@ -512,7 +564,9 @@ impl ClientSession {
 
     /// The session holds a connection: everything goes there.
     async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
-        let Phase::Attached(mut attached) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
+        let Phase::Attached(mut attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return Ok(());
+        };
         if self.must_leave_standby(&attached, plan) {
             match self.move_to_primary(attached).await? {
                 Ok(moved) => attached = moved,
@@ -525,7 +579,10 @@ impl ClientSession {
             block.movable = None;
         }
         let in_block = attached.block.is_some();
-        let route = Route { reason: RouteReason::Attached, ..attached.route };
+        let route = Route {
+            reason: RouteReason::Attached,
+            ..attached.route
+        };
         self.worker.shared.counters.decided(route.target, route.reason);
         let attempt = Attempt {
             progress: Progress::SentToNode,
@@ -537,7 +594,10 @@ impl ClientSession {
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
         match self.exchange(&mut attached, plan, &frames, attempt).await {
             Outcome::Done(answer) => {
-                self.worker.shared.counters.answered(route.target, plan.access, arrived.elapsed());
+                self.worker
+                    .shared
+                    .counters
+                    .answered(route.target, plan.access, arrived.elapsed());
                 let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
                 self.settle(attached, plan, answer, session_pool).await
             }
@@ -546,9 +606,17 @@ impl ClientSession {
                 Err(End::Fatal(SessionError::PinnedLost(self.node_name(route))))
             }
             Outcome::Refused(_) => Err(End::Left),
-            Outcome::NodeLost { farewell, forwarded, left } => {
+            Outcome::NodeLost {
+                farewell,
+                forwarded,
+                left,
+            } => {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                let progress = if forwarded { Progress::ForwardedToClient } else { Progress::SentToNode };
+                let progress = if forwarded {
+                    Progress::ForwardedToClient
+                } else {
+                    Progress::SentToNode
+                };
                 let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
                     NextStep::Report(verdict) => verdict,
                     NextStep::Retry | NextStep::RetryOnPrimary | NextStep::Forward => Verdict::Unknown,
@@ -556,21 +624,32 @@ impl ClientSession {
                 let block = attached.block.take();
                 drop(attached);
                 let Some(block) = block else {
-                    return self.report_loss(plan, route, verdict, left, TransactionStatus::Idle).await;
+                    return self
+                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
+                        .await;
                 };
                 self.state.settings = Arc::clone(&block.settings_before);
                 self.state.history.last_write = Some(Instant::now());
                 let ends = ends_block(plan);
                 if ends == Some(Ends::Rollback) && !forwarded {
                     // A lost block is rolled back: that is what was asked for.
-                    self.phase = Phase::Aborted { untold: false, settings: block.settings_before };
+                    self.phase = Phase::Aborted {
+                        untold: false,
+                        settings: block.settings_before,
+                    };
                     return self.answer_aborted(plan, unit).await;
                 }
                 if ends.is_some() || plan.danger == Danger::Several {
-                    return self.report_loss(plan, route, verdict, left, TransactionStatus::Idle).await;
+                    return self
+                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
+                        .await;
                 }
-                self.phase = Phase::Aborted { untold: false, settings: block.settings_before };
-                self.report_loss(plan, route, verdict, left, TransactionStatus::Failed).await
+                self.phase = Phase::Aborted {
+                    untold: false,
+                    settings: block.settings_before,
+                };
+                self.report_loss(plan, route, verdict, left, TransactionStatus::Failed)
+                    .await
             }
             Outcome::ClientGone => {
                 self.client_gone(attached, plan).await;
@@ -590,12 +669,20 @@ impl ClientSession {
     }
 
     /// Begins the block again on the primary, where it has done nothing yet that the standby's end takes away.
-    async fn move_to_primary(&mut self, mut attached: Box<Attached>) -> Result<Result<Box<Attached>, SessionError>, End> {
+    async fn move_to_primary(
+        &mut self,
+        mut attached: Box<Attached>,
+    ) -> Result<Result<Box<Attached>, SessionError>, End> {
         let begin = attached.block.as_mut().and_then(|block| block.movable.take());
-        let settings_before =
-            attached.block.as_ref().map_or_else(|| Arc::clone(&self.state.settings), |block| Arc::clone(&block.settings_before));
+        let settings_before = attached.block.as_ref().map_or_else(
+            || Arc::clone(&self.state.settings),
+            |block| Arc::clone(&block.settings_before),
+        );
         let Some(begin) = begin else {
-            self.phase = Phase::Aborted { untold: false, settings: settings_before };
+            self.phase = Phase::Aborted {
+                untold: false,
+                settings: settings_before,
+            };
             return Ok(Err(SessionError::BlockOnStandby));
         };
         if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
@@ -606,24 +693,39 @@ impl ClientSession {
         let principal = Arc::clone(&self.principal);
         let mut placing = Placing::new(&worker);
         let want = Want::Primary(RouteReason::NeedsPrimary);
-        let placed =
-            placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings).await;
-        let Placed { mut lease, route, reported } = match placed {
+        let placed = placing
+            .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
+            .await;
+        let Placed {
+            mut lease,
+            route,
+            reported,
+        } = match placed {
             Ok(placed) => placed,
             Err(error) => {
-                self.phase = Phase::Aborted { untold: false, settings: settings_before };
+                self.phase = Phase::Aborted {
+                    untold: false,
+                    settings: settings_before,
+                };
                 return Ok(Err(error));
             }
         };
         self.tell(reported).await?;
         if lease.conn().begin(&begin).await.is_err() {
-            self.phase = Phase::Aborted { untold: false, settings: settings_before };
+            self.phase = Phase::Aborted {
+                untold: false,
+                settings: settings_before,
+            };
             return Ok(Err(SessionError::NodeLost {
                 node: self.node_name(route),
                 verdict: Verdict::CertainlyNotCommitted,
             }));
         }
-        Ok(Ok(Box::new(Attached { lease, route, block: Some(Block::begun(settings_before)) })))
+        Ok(Ok(Box::new(Attached {
+            lease,
+            route,
+            block: Some(Block::begun(settings_before)),
+        })))
     }
 
     /// Tells the client what it doesn't know yet of what a server has reported.
@@ -689,7 +791,9 @@ impl ClientSession {
 
     /// In a block that is lost with its node: 25P02 to everything but its end.
     async fn answer_aborted(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
-        let Phase::Aborted { untold, settings } = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
+        let Phase::Aborted { untold, settings } = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return Ok(());
+        };
         if ends_block(plan).is_some() && !(untold && ends_block(plan) == Some(Ends::Commit)) {
             let out = aborted::rolled_back(&unit.frames[..plan.frames], self.inbox.bytes());
             self.inbox.consume(plan.len);
@@ -698,12 +802,21 @@ impl ClientSession {
         }
         if untold && ends_block(plan) == Some(Ends::Commit) {
             // The client believes that it commits: it must hear that nothing was.
-            let error = SessionError::NodeLost { node: "of the transaction".into(), verdict: Verdict::CertainlyNotCommitted };
+            let error = SessionError::NodeLost {
+                node: "of the transaction".into(),
+                verdict: Verdict::CertainlyNotCommitted,
+            };
             return self.report(error, plan, &unit.frames).await;
         }
-        self.phase = Phase::Aborted { untold: false, settings };
+        self.phase = Phase::Aborted {
+            untold: false,
+            settings,
+        };
         let error = if untold {
-            SessionError::NodeLost { node: "of the transaction".into(), verdict: Verdict::CertainlyNotCommitted }
+            SessionError::NodeLost {
+                node: "of the transaction".into(),
+                verdict: Verdict::CertainlyNotCommitted,
+            }
         } else {
             SessionError::BlockLost
         };
@@ -713,7 +826,11 @@ impl ClientSession {
     /// Answers a unit of which nothing was sent with an error, in the protocol's order.
     async fn report(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
         let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
-        let left = Left { owed: plan.ready, inbox: plan.len, cut: end.saturating_sub(plan.len) };
+        let left = Left {
+            owed: plan.ready,
+            inbox: plan.len,
+            cut: end.saturating_sub(plan.len),
+        };
         let status = self.status();
         self.refuse(&error, left, status).await
     }
@@ -730,7 +847,10 @@ impl ClientSession {
         if plan.access == Access::Write {
             self.state.history.last_write = Some(Instant::now());
         }
-        let error = SessionError::NodeLost { node: self.node_name(route), verdict };
+        let error = SessionError::NodeLost {
+            node: self.node_name(route),
+            verdict,
+        };
         self.refuse(&error, left, status).await
     }
 

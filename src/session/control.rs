@@ -23,7 +23,10 @@ pub struct Control {
 
 impl Default for Control {
     fn default() -> Control {
-        Control { order: Cell::new(Order::Serve), waiting: RefCell::new(None) }
+        Control {
+            order: Cell::new(Order::Serve),
+            waiting: RefCell::new(None),
+        }
     }
 }
 

@@ -114,10 +114,14 @@ impl SessionError {
             SessionError::PoolExhausted(_) => {
                 Some("Shorten transactions, or raise [pool] size; [pool] checkout_timeout bounds the wait.")
             }
-            SessionError::NodeLost { verdict: Verdict::CertainlyNotCommitted, .. } => Some("Run the transaction again."),
-            SessionError::NodeLost { verdict: Verdict::Unknown, .. } => {
-                Some("Look whether its effects are there before running it again.")
-            }
+            SessionError::NodeLost {
+                verdict: Verdict::CertainlyNotCommitted,
+                ..
+            } => Some("Run the transaction again."),
+            SessionError::NodeLost {
+                verdict: Verdict::Unknown,
+                ..
+            } => Some("Look whether its effects are there before running it again."),
             SessionError::PinnedLost(_) => Some("Connect again."),
             SessionError::BlockOnStandby => {
                 Some("Begin the transaction READ WRITE, or put /* pgsluice: primary */ into its first statement.")

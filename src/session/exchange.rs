@@ -166,7 +166,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             copy_in: false,
             cut: 0,
             scanner: ReplyScanner::default(),
-            answer: Answer { status: TransactionStatus::Idle, failed: false, rolled_back: false, first_byte: None },
+            answer: Answer {
+                status: TransactionStatus::Idle,
+                failed: false,
+                rolled_back: false,
+                first_byte: None,
+            },
             forwarded: false,
             refused: None,
             farewell: None,
@@ -275,8 +280,16 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     }
 
     fn node_lost(&self) -> Outcome {
-        let left = Left { owed: self.owed, inbox: self.unit_len, cut: self.cut };
-        Outcome::NodeLost { farewell: self.farewell, forwarded: self.forwarded, left }
+        let left = Left {
+            owed: self.owed,
+            inbox: self.unit_len,
+            cut: self.cut,
+        };
+        Outcome::NodeLost {
+            farewell: self.farewell,
+            forwarded: self.forwarded,
+            left,
+        }
     }
 
     /// Sends what is to be sent, and waits for what comes first. Dropping it loses nothing.
@@ -405,7 +418,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let fate = if self.expect.is_empty() {
             Fate::Forward
         } else {
-            self.expect.meet(tag, self.parties.statements, &mut self.parties.conn.prepared)
+            self.expect
+                .meet(tag, self.parties.statements, &mut self.parties.conn.prepared)
         };
         match tag {
             b'Z' => {
@@ -434,9 +448,14 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
         self.answer.failed = true;
         self.copy_in = false;
-        let Some(error) = ErrorView::parse(body) else { return fate };
+        let Some(error) = ErrorView::parse(body) else {
+            return fate;
+        };
         let fatal = matches!(error.severity, Some(Severity::Fatal | Severity::Panic));
-        if matches!(error.code, SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW) {
+        if matches!(
+            error.code,
+            SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW
+        ) {
             self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
         }
         if error.code == SqlState::READ_ONLY_SQL_TRANSACTION && self.attempt.target == Target::Primary {
@@ -455,8 +474,15 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     }
 
     fn attempt_now(&self) -> Attempt {
-        let progress = if self.forwarded { super::retry::Progress::ForwardedToClient } else { self.attempt.progress };
-        Attempt { progress, ..self.attempt }
+        let progress = if self.forwarded {
+            super::retry::Progress::ForwardedToClient
+        } else {
+            self.attempt.progress
+        };
+        Attempt {
+            progress,
+            ..self.attempt
+        }
     }
 
     /// An immediate stop announces itself by a warning, and then only by the end of the connection.
@@ -468,10 +494,14 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     }
 
     fn parameter(&mut self, body: &[u8]) -> Fate {
-        let Some((name, value)) = parameter_status(body) else { return Fate::Forward };
+        let Some((name, value)) = parameter_status(body) else {
+            return Fate::Forward;
+        };
         self.parties.conn.note_parameter(name, value);
         if name == "in_hot_standby" {
-            self.parties.cluster.hint(self.parties.conn.node, Hint::InHotStandby(value == "on"));
+            self.parties
+                .cluster
+                .hint(self.parties.conn.node, Hint::InHotStandby(value == "on"));
             return Fate::Swallow;
         }
         self.parties.told.note(name, value);
@@ -493,7 +523,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 self.parties.inbox.consume(here);
                 continue;
             }
-            let Some(header) = frontend_header(bytes)? else { return Ok(()) };
+            let Some(header) = frontend_header(bytes)? else {
+                return Ok(());
+            };
             let here = header.total.min(bytes.len());
             let in_parts = header.tag == b'd' || bytes.len() >= CAP;
             if here < header.total && !in_parts {
@@ -509,7 +541,11 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 b'S' | b'H' if self.copy_in => {}
                 b'X' => return Err(BadFrame::UnknownTag(b'X')),
                 tag => {
-                    self.translate(FrameAt { tag, start: 0, end: header.total });
+                    self.translate(FrameAt {
+                        tag,
+                        start: 0,
+                        end: header.total,
+                    });
                     if matches!(tag, b'S' | b'Q' | b'F') {
                         self.owed += 1;
                         self.open = false;

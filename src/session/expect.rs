@@ -89,8 +89,9 @@ impl Expectations {
 
     /// Answers that are the proxy's to give now, before the server's next.
     pub fn answer_known(&mut self, out: &mut Vec<u8>) {
-        while let Some(known) =
-            self.queue.pop_front_if(|front| matches!(front, Awaited::ParseKnown(_) | Awaited::CloseKnown(_)))
+        while let Some(known) = self
+            .queue
+            .pop_front_if(|front| matches!(front, Awaited::ParseKnown(_) | Awaited::CloseKnown(_)))
         {
             match known {
                 Awaited::ParseKnown(undo) => {
@@ -110,7 +111,12 @@ impl Expectations {
     pub fn meet(&mut self, tag: u8, statements: &mut Statements, connection: &mut PreparedSet) -> Fate {
         match (tag, self.queue.front()) {
             (b'1', Some(Awaited::Parse { .. })) => {
-                let Some(Awaited::Parse { prepared, hidden, asked }) = self.queue.pop_front() else {
+                let Some(Awaited::Parse {
+                    prepared,
+                    hidden,
+                    asked,
+                }) = self.queue.pop_front()
+                else {
                     return Fate::Forward;
                 };
                 self.done.extend(asked);
@@ -147,14 +153,21 @@ impl Expectations {
 
     /// After an error the server passes over everything up to Sync.
     fn skip_to_ready(&mut self, statements: &mut Statements) {
-        let count = self.queue.iter().position(|awaited| matches!(awaited, Awaited::Ready)).unwrap_or(self.queue.len());
+        let count = self
+            .queue
+            .iter()
+            .position(|awaited| matches!(awaited, Awaited::Ready))
+            .unwrap_or(self.queue.len());
         let skipped = self.queue.drain(..count).filter_map(Awaited::into_undo).collect();
         take_back(skipped, statements);
     }
 
     /// Nothing of what is still owed will come. If the client has `seen` nothing of the answer, the unit has not happened at all.
     pub fn give_up(&mut self, statements: &mut Statements, seen: bool) {
-        take_back(self.queue.drain(..).filter_map(Awaited::into_undo).collect(), statements);
+        take_back(
+            self.queue.drain(..).filter_map(Awaited::into_undo).collect(),
+            statements,
+        );
         if !seen {
             take_back(std::mem::take(&mut self.done), statements);
         }

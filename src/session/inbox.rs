@@ -26,7 +26,10 @@ pub struct Buffers {
 impl Buffers {
     /// An empty buffer with room for a read.
     pub fn take(&self) -> BytesMut {
-        self.spare.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
+        self.spare
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
     }
 
     /// Takes a buffer back. One that has grown is let go.

@@ -35,7 +35,10 @@ pub struct Told {
 impl Told {
     /// Told at login.
     pub fn new(welcome: Arc<Welcome>) -> Told {
-        Told { welcome, since: Vec::new() }
+        Told {
+            welcome,
+            since: Vec::new(),
+        }
     }
 
     /// The last value told.
@@ -72,7 +75,11 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
         }
         Ok(Ok(None)) => {}
         Ok(Err(refusal)) => {
-            let Refusal { stream, fields, outcome } = *refusal;
+            let Refusal {
+                stream,
+                fields,
+                outcome,
+            } = *refusal;
             worker.shared.count_login(outcome);
             if let (Some(mut stream), Some(fields)) = (stream, fields) {
                 tracing::info!(%peer, code = %fields.code, message = %fields.message, "client refused");
@@ -113,8 +120,13 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
     let required = config.listen.tls.as_ref().is_some_and(|tls| tls.required);
     let opening = negotiate(tcp, tls.as_deref(), required).await;
     // negotiate() has told the client itself.
-    let (mut stream, opening) =
-        opening.map_err(|_| Box::new(Refusal { stream: None, fields: None, outcome: "refused" }))?;
+    let (mut stream, opening) = opening.map_err(|_| {
+        Box::new(Refusal {
+            stream: None,
+            fields: None,
+            outcome: "refused",
+        })
+    })?;
     let startup = match opening {
         Opening::Cancel(key) => {
             cancel(worker, &key).await;
@@ -123,7 +135,13 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
         Opening::Startup(startup) => startup,
     };
     let over = shared.clients.load(std::sync::atomic::Ordering::Relaxed) > config.listen.max_clients;
-    let refuse = |stream, fields| Box::new(Refusal { stream: Some(stream), fields: Some(fields), outcome: "refused" });
+    let refuse = |stream, fields| {
+        Box::new(Refusal {
+            stream: Some(stream),
+            fields: Some(fields),
+            outcome: "refused",
+        })
+    };
     if over {
         return Err(refuse(stream, SessionError::TooManyClients.fatal()));
     }
@@ -154,7 +172,11 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
         Ok(identity) => identity,
         Err(failure) => {
             let fields = failure.fields();
-            return Err(Box::new(Refusal { stream: Some(stream), fields, outcome: "auth_failed" }));
+            return Err(Box::new(Refusal {
+                stream: Some(stream),
+                fields,
+                outcome: "auth_failed",
+            }));
         }
     };
     let principal = shared.pools.of(&startup.database, &user, node_secret);
@@ -165,14 +187,19 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
     };
     let secret_length = if startup.protocol_minor >= 2 { 32 } else { 4 };
     let Ok(registered) = shared.cancels.register(secret_length) else {
-        return Err(refuse(stream, ErrorFields::fatal(SqlState::INTERNAL_ERROR, "no randomness for a cancel key")));
+        return Err(refuse(
+            stream,
+            ErrorFields::fatal(SqlState::INTERNAL_ERROR, "no randomness for a cancel key"),
+        ));
     };
     let mut told = Told::new(welcome);
     greet(&mut hello, &mut told, &settings, &registered);
     if stream.write_all(&hello).await.is_err() || stream.flush().await.is_err() {
         return Ok(None);
     }
-    Ok(Some(ClientSession::new(worker, present, stream, principal, settings, told, registered)))
+    Ok(Some(ClientSession::new(
+        worker, present, stream, principal, settings, told, registered,
+    )))
 }
 
 /// `ParameterStatus`, `BackendKeyData`, `ReadyForQuery`.
@@ -194,9 +221,8 @@ fn greet(out: &mut Vec<u8>, told: &mut Told, settings: &Settings, registered: &R
 fn startup_settings(startup: &StartupParams) -> Result<Settings, ErrorFields> {
     let mut settings = Settings::default();
     if let Some(options) = startup.parameter("options") {
-        let parsed = parse_options(options).map_err(|error| {
-            ErrorFields::fatal(error.sqlstate(), error.to_string()).with_hint(error.hint())
-        })?;
+        let parsed = parse_options(options)
+            .map_err(|error| ErrorFields::fatal(error.sqlstate(), error.to_string()).with_hint(error.hint()))?;
         for (name, value) in parsed {
             settings = settings.with(&name.to_ascii_lowercase(), SettingValue::Raw(value.into()));
         }
@@ -224,7 +250,13 @@ async fn welcome(
     let rules = super::client_session::rules(&worker.shared.config.load());
     let mut placing = super::client_session::Placing::new(worker);
     let mut placed = placing
-        .connect(principal, Want::Primary(RouteReason::NeedsPrimary), &rules, &Default::default(), &plain)
+        .connect(
+            principal,
+            Want::Primary(RouteReason::NeedsPrimary),
+            &rules,
+            &Default::default(),
+            &plain,
+        )
         .await
         .map_err(|error| error.fatal())?;
     let mut parameters: Vec<_> = placed.lease.conn().parameters().to_vec();
@@ -241,7 +273,9 @@ async fn welcome(
 
 /// Passes a cancel request on to the server process that works for the client now.
 async fn cancel(worker: &Rc<Worker>, key: &CancelKey) {
-    let Some(under_way) = worker.shared.cancels.find(key) else { return };
+    let Some(under_way) = worker.shared.cancels.find(key) else {
+        return;
+    };
     let process = &under_way.process;
     let address = &worker.shared.pools.link(process.node).address;
     let sent = server_login::cancel(address, &worker.shared.node_tls, process.pid, &process.secret).await;

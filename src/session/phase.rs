@@ -61,7 +61,13 @@ pub struct Block {
 impl Block {
     /// A block that has just begun.
     pub fn begun(settings_before: Arc<Settings>) -> Block {
-        Block { failed: false, wrote: false, settings_before, unclear_settings: false, movable: None }
+        Block {
+            failed: false,
+            wrote: false,
+            settings_before,
+            unclear_settings: false,
+            movable: None,
+        }
     }
 }
 

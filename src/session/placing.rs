@@ -1,9 +1,9 @@
 //! From a want to a server connection that is ready for the statement: decide, hold while there is no node for it, check out, bring the
 //! settings along. Nothing of the statement has been sent by then, so all of it may be tried again.
 
-use std::sync::atomic::Ordering;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -80,7 +80,11 @@ impl<'a> Placing<'a> {
                 Target::Primary => Purpose::Write,
                 Target::Standby => Purpose::Read,
             };
-            let mut lease = match principal.at(route.node).checkout(self.worker.index, purpose, route.epoch).await {
+            let mut lease = match principal
+                .at(route.node)
+                .checkout(self.worker.index, purpose, route.epoch)
+                .await
+            {
                 Ok(lease) => lease,
                 Err(CheckoutError::TimedOut(limit)) => return Err(SessionError::PoolExhausted(limit)),
                 Err(CheckoutError::Login(error)) if error.is_node_down() => {
@@ -89,7 +93,10 @@ impl<'a> Placing<'a> {
                     continue;
                 }
                 Err(CheckoutError::Login(error)) => {
-                    return Err(SessionError::NodeLogin { code: error.sqlstate(), message: login_message(&error) });
+                    return Err(SessionError::NodeLogin {
+                        code: error.sqlstate(),
+                        message: login_message(&error),
+                    });
                 }
             };
             // The wait for the connection may have seen the primary change.
@@ -115,14 +122,18 @@ impl<'a> Placing<'a> {
     /// Decides, and waits for a node if there is none.
     async fn route(&mut self, want: Want, rules: &Rules, history: &History) -> Result<Route, SessionError> {
         let shared = &self.worker.shared;
-        let load = |node| {
-            let link = shared.pools.link(node);
-            Load { in_flight: link.in_flight(), latency: link.latency() }
-        };
         loop {
+            let now = Instant::now();
+            let load = |node| {
+                let link = shared.pools.link(node);
+                Load {
+                    in_flight: link.in_flight(),
+                    latency: link.latency(now),
+                }
+            };
             let decision = {
                 let table = shared.cluster.table();
-                decide(want, rules, history, &table, load, Instant::now(), self.worker.dice())
+                decide(want, rules, history, &table, load, now, self.worker.dice())
             };
             match decision {
                 Decision::Go(route) => return Ok(route),
@@ -148,7 +159,11 @@ impl<'a> Placing<'a> {
         }
         shared.cluster.request_probe();
         let changes = shared.cluster.subscribe();
-        self.held = Some(Held { since: Instant::now(), changes, _counted: counted });
+        self.held = Some(Held {
+            since: Instant::now(),
+            changes,
+            _counted: counted,
+        });
         Ok(())
     }
 
@@ -161,7 +176,10 @@ impl<'a> Placing<'a> {
         if waited >= patience {
             let table = self.worker.shared.cluster.table();
             return Err(match table.primary {
-                None => SessionError::NoPrimary { waited, why: table.why_no_primary },
+                None => SessionError::NoPrimary {
+                    waited,
+                    why: table.why_no_primary,
+                },
                 Some(_) => SessionError::NoStandby { waited },
             });
         }

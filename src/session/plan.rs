@@ -52,7 +52,9 @@ pub struct Plan {
     pub extended: bool,
     /// A server is needed to answer it.
     pub needs_server: bool,
-    /// Everything in it that runs is a plain read, a cursor, or transaction control: safe on whatever node a READ ONLY block is on.
+    /// It asks for the connection's last value of a sequence.
+    pub sequence_state: bool,
+    /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
     pub block_safe: bool,
     /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
     pub refused_alike: bool,
@@ -72,6 +74,7 @@ struct Sum {
     needs_server: bool,
     block_safe: bool,
     refused_alike: bool,
+    sequence_state: bool,
     executes: u32,
     copies: bool,
     begins: bool,
@@ -88,6 +91,7 @@ impl Sum {
             needs_server: false,
             block_safe: true,
             refused_alike: true,
+            sequence_state: false,
             executes: 0,
             copies: false,
             begins: false,
@@ -132,6 +136,7 @@ impl Sum {
             self.danger = stronger(self.danger, danger(class));
             self.block_safe &= stays_in_block(class);
             self.refused_alike &= refused_alike(class);
+            self.sequence_state |= reads_sequence_state(class);
         }
         if !class.effects.is_empty() {
             self.effects.push(Arc::clone(class));
@@ -156,7 +161,10 @@ pub fn begins_on_standby(class: &StatementClass) -> bool {
 
 fn danger(class: &StatementClass) -> Danger {
     let controls = |effect: &Effect| {
-        matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. })
+        matches!(
+            effect,
+            Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. }
+        )
     };
     let ends = class.effects.iter().any(controls);
     match &class.reason {
@@ -179,10 +187,15 @@ fn stronger(a: Danger, b: Danger) -> Danger {
     }
 }
 
-/// Transaction control and cursors belong to the block they are in, wherever that is.
+/// A READ ONLY block on a standby may end there. Whatever else isn't a plain read (savepoints, cursors, SET LOCAL included) takes the block
+/// to the primary first, so that a block which stays has done nothing that a fresh beginning would lack.
 fn stays_in_block(class: &StatementClass) -> bool {
-    matches!(class.reason, Reason::TransactionControl | Reason::Cursor)
-        || class.effects.iter().any(|effect| matches!(effect, Effect::SetLocal { .. }))
+    matches!(&class.effects[..], [Effect::Commit { .. } | Effect::Rollback { .. }])
+}
+
+/// `currval()` and `lastval()` tell of the last `nextval()` on the connection, whoever called it.
+fn reads_sequence_state(class: &StatementClass) -> bool {
+    matches!(&class.reason, Reason::SessionFunction { name } if name == "currval" || name == "lastval")
 }
 
 fn refused_alike(class: &StatementClass) -> bool {
@@ -212,14 +225,23 @@ pub fn plan(
         if rest.is_empty() {
             break;
         }
-        let count = rest.iter().position(|frame| matches!(frame.tag, b'Q' | b'F' | b'S')).map_or(rest.len(), |at| at + 1);
+        let count = rest
+            .iter()
+            .position(|frame| matches!(frame.tag, b'Q' | b'F' | b'S'))
+            .map_or(rest.len(), |at| at + 1);
         let request = &rest[..count];
         let closed = matches!(request[count - 1].tag, b'Q' | b'F' | b'S');
         // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
         if plan.is_some() && must_stand_alone(request, bytes, statements, &mut classify) {
             break;
         }
-        let sum = judge(request, bytes, unit.tail == Tail::Cut && !closed, statements, &mut classify)?;
+        let sum = judge(
+            request,
+            bytes,
+            unit.tail == Tail::Cut && !closed,
+            statements,
+            &mut classify,
+        )?;
         let alone = !sum.effects.is_empty() || !closed || sum.copies;
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
@@ -229,7 +251,11 @@ pub fn plan(
                 frames: begin,
                 len,
                 tail,
-                want: if closed { sum.want } else { Want::Primary(RouteReason::NeedsPrimary) },
+                want: if closed {
+                    sum.want
+                } else {
+                    Want::Primary(RouteReason::NeedsPrimary)
+                },
                 access: if closed { sum.access } else { Access::Write },
                 danger: if closed { sum.danger } else { Danger::Several },
                 effects: sum.effects,
@@ -238,6 +264,7 @@ pub fn plan(
                 ready: u32::from(closed),
                 extended: request[count - 1].tag != b'Q' && request[count - 1].tag != b'F',
                 needs_server: sum.needs_server || !closed,
+                sequence_state: sum.sequence_state,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
             },
@@ -261,6 +288,7 @@ pub fn plan(
                 ready: before.ready + 1,
                 extended: request[count - 1].tag == b'S',
                 needs_server: before.needs_server || sum.needs_server,
+                sequence_state: before.sequence_state || sum.sequence_state,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,
             },
@@ -337,7 +365,11 @@ fn judge(
             }
             b'B' => {
                 let bind = frontend::bind(body).ok_or_else(|| malformed("Bind"))?;
-                let here = parsed.iter().rev().find(|(name, _)| *name == bind.statement).map(|(_, class)| class);
+                let here = parsed
+                    .iter()
+                    .rev()
+                    .find(|(name, _)| *name == bind.statement)
+                    .map(|(_, class)| class);
                 match here.or_else(|| statements.class(bind.statement)) {
                     Some(class) => {
                         let class = Arc::clone(class);
@@ -355,7 +387,11 @@ fn judge(
                     Named::Statement(name) => {
                         sum.translate |= !name.is_empty() || !unnamed_here;
                         if frame.tag == b'D' {
-                            let here = parsed.iter().rev().find(|(known, _)| *known == name).map(|(_, class)| class);
+                            let here = parsed
+                                .iter()
+                                .rev()
+                                .find(|(known, _)| *known == name)
+                                .map(|(_, class)| class);
                             match here.or_else(|| statements.class(name)) {
                                 Some(class) => {
                                     let class = Arc::clone(class);

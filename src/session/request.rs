@@ -72,11 +72,23 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
         match header.tag {
             b'X' if frames.is_empty() => return Ok(Gathered::Terminate),
             b'd' | b'c' | b'f' | b'H' if frames.is_empty() => {
-                return Ok(if whole { Gathered::Skip(header.total) } else { skip_cut(bytes.len(), header.total) });
+                return Ok(if whole {
+                    Gathered::Skip(header.total)
+                } else {
+                    skip_cut(bytes.len(), header.total)
+                });
             }
             // Handled when they come first; here they end what stands before them.
             b'X' | b'd' | b'c' | b'f' => {
-                return Ok(if open { Gathered::Unit(Unit { frames, tail: Tail::Open, len: at }) } else { until(frames, closed) });
+                return Ok(if open {
+                    Gathered::Unit(Unit {
+                        frames,
+                        tail: Tail::Open,
+                        len: at,
+                    })
+                } else {
+                    until(frames, closed)
+                });
             }
             b'p' => return Err(BadFrame::UnknownTag(b'p')),
             _ => {}
@@ -85,10 +97,22 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
             if bytes.len() < CAP || requests > 0 {
                 break;
             }
-            frames.push(FrameAt { tag: header.tag, start: at, end: at + header.total });
-            return Ok(Gathered::Unit(Unit { frames, tail: Tail::Cut, len: bytes.len() }));
+            frames.push(FrameAt {
+                tag: header.tag,
+                start: at,
+                end: at + header.total,
+            });
+            return Ok(Gathered::Unit(Unit {
+                frames,
+                tail: Tail::Cut,
+                len: bytes.len(),
+            }));
         }
-        frames.push(FrameAt { tag: header.tag, start: at, end: at + header.total });
+        frames.push(FrameAt {
+            tag: header.tag,
+            start: at,
+            end: at + header.total,
+        });
         at += header.total;
         match header.tag {
             b'Q' | b'F' | b'S' => {
@@ -99,7 +123,13 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
                     break;
                 }
             }
-            b'H' if open => return Ok(Gathered::Unit(Unit { frames, tail: Tail::Open, len: at })),
+            b'H' if open => {
+                return Ok(Gathered::Unit(Unit {
+                    frames,
+                    tail: Tail::Open,
+                    len: at,
+                }));
+            }
             _ => open = true,
         }
     }
@@ -107,19 +137,31 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
         return Ok(until(frames, closed));
     }
     if open && at >= CAP {
-        return Ok(Gathered::Unit(Unit { frames, tail: Tail::Open, len: at }));
+        return Ok(Gathered::Unit(Unit {
+            frames,
+            tail: Tail::Open,
+            len: at,
+        }));
     }
     Ok(Gathered::More)
 }
 
 fn until(mut frames: SmallVec<[FrameAt; 8]>, (count, len): (usize, usize)) -> Gathered {
     frames.truncate(count);
-    Gathered::Unit(Unit { frames, tail: Tail::Closed, len })
+    Gathered::Unit(Unit {
+        frames,
+        tail: Tail::Closed,
+        len,
+    })
 }
 
 /// A message to pass over of which only a part is here: wait for the rest if it is small, else this is no client that means well.
 fn skip_cut(have: usize, total: usize) -> Gathered {
-    if have < CAP { Gathered::More } else { Gathered::Skip(total) }
+    if have < CAP {
+        Gathered::More
+    } else {
+        Gathered::Skip(total)
+    }
 }
 
 #[cfg(test)]
@@ -135,9 +177,11 @@ mod tests {
 
     fn tags(bytes: &[u8]) -> (String, Tail, usize) {
         match gather(bytes).unwrap() {
-            Gathered::Unit(unit) => {
-                (unit.frames.iter().map(|frame| char::from(frame.tag)).collect(), unit.tail, unit.len)
-            }
+            Gathered::Unit(unit) => (
+                unit.frames.iter().map(|frame| char::from(frame.tag)).collect(),
+                unit.tail,
+                unit.len,
+            ),
             other => panic!("{other:?}"),
         }
     }

@@ -163,7 +163,13 @@ mod tests {
             DANGER.into_iter().flat_map(move |danger| {
                 [false, true].into_iter().flat_map(move |in_block| {
                     [Target::Primary, Target::Standby].into_iter().flat_map(move |target| {
-                        [0, 1].map(|retries| Attempt { progress, danger, in_block, target, retries })
+                        [0, 1].map(|retries| Attempt {
+                            progress,
+                            danger,
+                            in_block,
+                            target,
+                            retries,
+                        })
                     })
                 })
             })
@@ -174,14 +180,19 @@ mod tests {
     fn nothing_that_may_have_written_is_ever_sent_twice() {
         let failures = [
             Failure::Lost { farewell: None },
-            Failure::Lost { farewell: Some(SqlState::ADMIN_SHUTDOWN) },
+            Failure::Lost {
+                farewell: Some(SqlState::ADMIN_SHUTDOWN),
+            },
             Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION),
             Failure::Refused(SqlState::SERIALIZATION_FAILURE),
         ];
         for attempt in attempts().filter(|a| a.danger != Danger::None && a.progress != Progress::NothingSent) {
             for failure in failures {
                 let step = after(attempt, failure);
-                assert!(!matches!(step, NextStep::Retry | NextStep::RetryOnPrimary), "{attempt:?} {failure:?}");
+                assert!(
+                    !matches!(step, NextStep::Retry | NextStep::RetryOnPrimary),
+                    "{attempt:?} {failure:?}"
+                );
             }
         }
     }
@@ -189,8 +200,14 @@ mod tests {
     #[test]
     fn nothing_runs_again_after_a_byte_was_forwarded_or_in_a_block() {
         for attempt in attempts().filter(|a| a.in_block || a.progress == Progress::ForwardedToClient) {
-            for failure in [Failure::Lost { farewell: None }, Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION)] {
-                assert!(!matches!(after(attempt, failure), NextStep::Retry | NextStep::RetryOnPrimary), "{attempt:?}");
+            for failure in [
+                Failure::Lost { farewell: None },
+                Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION),
+            ] {
+                assert!(
+                    !matches!(after(attempt, failure), NextStep::Retry | NextStep::RetryOnPrimary),
+                    "{attempt:?}"
+                );
             }
         }
     }
@@ -207,15 +224,33 @@ mod tests {
         let lost = Failure::Lost { farewell: None };
         assert_eq!(after(base, lost), NextStep::Report(Verdict::Unknown));
         assert_eq!(
-            after(Attempt { danger: Danger::Write, ..base }, lost),
+            after(
+                Attempt {
+                    danger: Danger::Write,
+                    ..base
+                },
+                lost
+            ),
             NextStep::Report(Verdict::CertainlyNotCommitted)
         );
         assert_eq!(
-            after(Attempt { danger: Danger::Write, in_block: false, ..base }, lost),
+            after(
+                Attempt {
+                    danger: Danger::Write,
+                    in_block: false,
+                    ..base
+                },
+                lost
+            ),
             NextStep::Report(Verdict::Unknown)
         );
         assert_eq!(
-            after(base, Failure::Lost { farewell: Some(SqlState::ADMIN_SHUTDOWN) }),
+            after(
+                base,
+                Failure::Lost {
+                    farewell: Some(SqlState::ADMIN_SHUTDOWN)
+                }
+            ),
             NextStep::Report(Verdict::CertainlyNotCommitted)
         );
     }
@@ -232,8 +267,20 @@ mod tests {
         let refused = Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION);
         assert_eq!(after(read, refused), NextStep::RetryOnPrimary);
         assert_eq!(after(Attempt { retries: 1, ..read }, refused), NextStep::Forward);
-        assert_eq!(after(Attempt { target: Target::Primary, ..read }, refused), NextStep::Forward);
+        assert_eq!(
+            after(
+                Attempt {
+                    target: Target::Primary,
+                    ..read
+                },
+                refused
+            ),
+            NextStep::Forward
+        );
         assert_eq!(after(read, Failure::Lost { farewell: None }), NextStep::Retry);
-        assert_eq!(after(read, Failure::Refused(SqlState::UNIQUE_VIOLATION)), NextStep::Forward);
+        assert_eq!(
+            after(read, Failure::Refused(SqlState::UNIQUE_VIOLATION)),
+            NextStep::Forward
+        );
     }
 }

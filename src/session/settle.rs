@@ -33,8 +33,10 @@ pub(super) fn settle(state: &mut SessionState, attached: &mut Attached, plan: &P
 fn only_control(plan: &Plan) -> bool {
     !plan.effects.is_empty()
         && plan.effects.iter().all(|class| {
-            matches!(class.reason, Reason::TransactionControl | Reason::SessionState("SET" | "RESET"))
-                && class.statements == 1
+            matches!(
+                class.reason,
+                Reason::TransactionControl | Reason::SessionState("SET" | "RESET")
+            ) && class.statements == 1
         })
 }
 
@@ -86,7 +88,10 @@ fn follow_effects(state: &mut SessionState, attached: &mut Attached, plan: &Plan
     let several = plan.effects.len() > 1 || plan.effects.iter().any(|class| class.statements > 1);
     let controls = plan.effects.iter().flat_map(|class| &class.effects).any(is_control);
     let sets = plan.effects.iter().flat_map(|class| &class.effects).any(|effect| {
-        matches!(effect, Effect::SetGuc { .. } | Effect::ResetGuc { .. } | Effect::ResetAll)
+        matches!(
+            effect,
+            Effect::SetGuc { .. } | Effect::ResetGuc { .. } | Effect::ResetAll
+        )
     });
     if several && controls && sets {
         // Which of the settings outlived which of the blocks isn't followed.
@@ -212,24 +217,36 @@ fn unquoted(text: &str) -> &str {
 
 /// A `SET pgsluice.…` with a value that isn't one: refused before a server takes it for a setting of some extension.
 pub(super) fn refused_setting(effects: &[Arc<StatementClass>]) -> Option<SessionError> {
-    effects.iter().flat_map(|class| &class.effects).find_map(|effect| match effect {
-        Effect::SetGuc { name, value } if name == "pgsluice.consistency" => match Consistency::from_name(unquoted(value)) {
-            Some(_) => None,
-            None => Some(SessionError::BadSetting { name: name.clone(), value: unquoted(value).to_owned() }),
-        },
-        Effect::SetGuc { name, value } if name.starts_with("pgsluice.") => {
-            Some(SessionError::BadSetting { name: name.clone(), value: unquoted(value).to_owned() })
-        }
-        _ => None,
-    })
+    effects
+        .iter()
+        .flat_map(|class| &class.effects)
+        .find_map(|effect| match effect {
+            Effect::SetGuc { name, value } if name == "pgsluice.consistency" => {
+                match Consistency::from_name(unquoted(value)) {
+                    Some(_) => None,
+                    None => Some(SessionError::BadSetting {
+                        name: name.clone(),
+                        value: unquoted(value).to_owned(),
+                    }),
+                }
+            }
+            Effect::SetGuc { name, value } if name.starts_with("pgsluice.") => Some(SessionError::BadSetting {
+                name: name.clone(),
+                value: unquoted(value).to_owned(),
+            }),
+            _ => None,
+        })
 }
 
 /// The SQL that begins a READ ONLY block again.
 pub(super) fn begin_text(effects: &SmallVec<[Arc<StatementClass>; 1]>) -> Box<[u8]> {
-    let isolation = effects.iter().flat_map(|class| &class.effects).find_map(|effect| match effect {
-        Effect::Begin { isolation, .. } => *isolation,
-        _ => None,
-    });
+    let isolation = effects
+        .iter()
+        .flat_map(|class| &class.effects)
+        .find_map(|effect| match effect {
+            Effect::Begin { isolation, .. } => *isolation,
+            _ => None,
+        });
     match isolation {
         Some(Isolation::ReadUncommitted) => &b"BEGIN ISOLATION LEVEL READ UNCOMMITTED READ ONLY"[..],
         Some(Isolation::ReadCommitted) => b"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",

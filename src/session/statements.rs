@@ -66,7 +66,13 @@ impl Statements {
                 old.types.extend_from_slice(types);
                 old.class = class;
             }
-            other => *other = Some(Unnamed { sql: sql.to_vec(), types: types.to_vec(), class }),
+            other => {
+                *other = Some(Unnamed {
+                    sql: sql.to_vec(),
+                    types: types.to_vec(),
+                    class,
+                })
+            }
         }
     }
 

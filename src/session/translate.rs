@@ -58,7 +58,11 @@ impl Translator<'_> {
                     return;
                 }
                 Some(Named::Portal(_)) => {
-                    let awaited = if frame.tag == b'D' { Awaited::Describe } else { Awaited::Close { hidden: false } };
+                    let awaited = if frame.tag == b'D' {
+                        Awaited::Describe
+                    } else {
+                        Awaited::Close { hidden: false }
+                    };
                     self.expect.push(awaited);
                     self.out.extend_from_slice(raw);
                     return;
@@ -84,7 +88,11 @@ impl Translator<'_> {
         match frame.tag {
             b'P' => {
                 self.unnamed_is_ours = true;
-                self.expect.push(Awaited::Parse { prepared: None, asked: None, hidden: false });
+                self.expect.push(Awaited::Parse {
+                    prepared: None,
+                    asked: None,
+                    hidden: false,
+                });
             }
             b'B' => self.expect.push(Awaited::Bind),
             b'E' => self.expect.push(Awaited::Execute),
@@ -106,7 +114,11 @@ impl Translator<'_> {
         }
         if parse.name.is_empty() {
             self.unnamed_is_ours = true;
-            self.expect.push(Awaited::Parse { prepared: None, asked: None, hidden: false });
+            self.expect.push(Awaited::Parse {
+                prepared: None,
+                asked: None,
+                hidden: false,
+            });
             match deallocated {
                 Some(statement) => frontend::put_parse(self.out, b"", &deallocate(&statement), parse.types),
                 None => self.out.extend_from_slice(raw),
@@ -116,21 +128,34 @@ impl Translator<'_> {
         if self.statements.named(parse.name).is_some() {
             self.poison(ErrorFields::error(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(parse.name)),
+                format!(
+                    "prepared statement \"{}\" already exists",
+                    String::from_utf8_lossy(parse.name)
+                ),
             ));
             return;
         }
         let prepared = self.registry.intern(parse.sql, parse.types);
-        let named = NamedStatement { prepared: Arc::clone(&prepared), class: classify(parse.sql) };
+        let named = NamedStatement {
+            prepared: Arc::clone(&prepared),
+            class: classify(parse.sql),
+        };
         let before = self.statements.insert(parse.name.into(), named);
-        let undo = Undo { name: parse.name.into(), before };
+        let undo = Undo {
+            name: parse.name.into(),
+            before,
+        };
         if self.connection.touch(prepared.id()) {
             self.expect.push(Awaited::ParseKnown(undo));
             return;
         }
         self.make_room();
         frontend::put_parse(self.out, &prepared.server_name(), parse.sql, parse.types);
-        self.expect.push(Awaited::Parse { prepared: Some(prepared), asked: Some(undo), hidden: false });
+        self.expect.push(Awaited::Parse {
+            prepared: Some(prepared),
+            asked: Some(undo),
+            hidden: false,
+        });
     }
 
     fn bind(&mut self, bind: frontend::Bind<'_>, raw: &[u8], to_come: usize) {
@@ -140,7 +165,12 @@ impl Translator<'_> {
             let prepared = Arc::clone(&named.prepared);
             self.ensure(&prepared);
             self.expect.push(Awaited::Bind);
-            frontend::put_bind_head(self.out, bind.portal, &prepared.server_name(), bind.rest.len() + to_come);
+            frontend::put_bind_head(
+                self.out,
+                bind.portal,
+                &prepared.server_name(),
+                bind.rest.len() + to_come,
+            );
             self.out.extend_from_slice(bind.rest);
             return;
         }
@@ -165,7 +195,10 @@ impl Translator<'_> {
             }
             (_, Some(_)) => {
                 let before = self.statements.remove(name);
-                self.expect.push(Awaited::CloseKnown(Undo { name: name.into(), before }));
+                self.expect.push(Awaited::CloseKnown(Undo {
+                    name: name.into(),
+                    before,
+                }));
             }
             (_, None) => {
                 if name.is_empty() {
@@ -184,9 +217,10 @@ impl Translator<'_> {
         classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
     ) -> Option<Arc<Prepared>> {
         match &classify(sql).effects[..] {
-            [Effect::Deallocate { name }] => {
-                self.statements.named(name.as_bytes()).map(|named| Arc::clone(&named.prepared))
-            }
+            [Effect::Deallocate { name }] => self
+                .statements
+                .named(name.as_bytes())
+                .map(|named| Arc::clone(&named.prepared)),
             _ => None,
         }
     }
@@ -203,7 +237,11 @@ impl Translator<'_> {
         }
         self.make_room();
         frontend::put_parse(self.out, &prepared.server_name(), &prepared.sql, &prepared.types);
-        self.expect.push(Awaited::Parse { prepared: Some(Arc::clone(prepared)), asked: None, hidden: true });
+        self.expect.push(Awaited::Parse {
+            prepared: Some(Arc::clone(prepared)),
+            asked: None,
+            hidden: true,
+        });
     }
 
     fn ensure_unnamed(&mut self) {
@@ -212,7 +250,11 @@ impl Translator<'_> {
         }
         if let Some(unnamed) = self.statements.unnamed() {
             frontend::put_parse(self.out, b"", &unnamed.sql, &unnamed.types);
-            self.expect.push(Awaited::Parse { prepared: None, asked: None, hidden: true });
+            self.expect.push(Awaited::Parse {
+                prepared: None,
+                asked: None,
+                hidden: true,
+            });
             self.unnamed_is_ours = true;
         }
     }

@@ -79,7 +79,11 @@ impl Counters {
                 let make = |role: &str, access: Access| {
                     metrics.counter(
                         names::STATEMENTS,
-                        &[("node", node.clone()), ("role", role.to_owned()), ("access", access.as_str().to_owned())],
+                        &[
+                            ("node", node.clone()),
+                            ("role", role.to_owned()),
+                            ("access", access.as_str().to_owned()),
+                        ],
                     )
                 };
                 TARGETS.map(|(_, role)| per_access(&make, role))
@@ -95,7 +99,10 @@ impl Counters {
         });
         let decisions = TARGETS.map(|(_, target)| {
             let labels = |reason: RouteReason| [("target", target.to_owned()), ("reason", reason.label().to_owned())];
-            RouteReason::ALL.iter().map(|reason| metrics.counter(names::ROUTING_DECISIONS, &labels(*reason))).collect()
+            RouteReason::ALL
+                .iter()
+                .map(|reason| metrics.counter(names::ROUTING_DECISIONS, &labels(*reason)))
+                .collect()
         });
         let pins = crate::sql::PinReason::ALL
             .iter()
@@ -141,17 +148,23 @@ impl Counters {
 impl Shared {
     /// Counts an error that the proxy itself reports.
     pub fn count_error(&self, code: crate::wire::sqlstate::SqlState) {
-        self.metrics.counter(names::ERRORS, &[("sqlstate", code.as_str().to_owned())]).increment(1);
+        self.metrics
+            .counter(names::ERRORS, &[("sqlstate", code.as_str().to_owned())])
+            .increment(1);
     }
 
     /// Counts a read that runs again.
     pub fn count_retry(&self, reason: &str) {
-        self.metrics.counter(names::RETRIES, &[("reason", reason.to_owned())]).increment(1);
+        self.metrics
+            .counter(names::RETRIES, &[("reason", reason.to_owned())])
+            .increment(1);
     }
 
     /// Counts how a client's login ended.
     pub fn count_login(&self, outcome: &str) {
-        self.metrics.counter(names::CLIENT_CONNECTIONS, &[("outcome", outcome.to_owned())]).increment(1);
+        self.metrics
+            .counter(names::CLIENT_CONNECTIONS, &[("outcome", outcome.to_owned())])
+            .increment(1);
     }
 }
 
@@ -210,7 +223,11 @@ impl Worker {
             control.order(Order::Drain);
         }
         self.controls.borrow_mut().insert(id, Rc::clone(&control));
-        Present { worker: Rc::clone(self), id, control }
+        Present {
+            worker: Rc::clone(self),
+            id,
+            control,
+        }
     }
 
     /// Gives every session an order.

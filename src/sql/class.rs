@@ -195,13 +195,20 @@ impl fmt::Display for Reason {
             Reason::Function { name } => write!(f, "function {name} writes"),
             Reason::ServerAction { name } => write!(f, "function {name} acts on the server that runs it"),
             Reason::EmbeddedSql { name } => write!(f, "function {name} runs SQL that is given as text"),
-            Reason::AdvisoryLock { name } => write!(f, "function {name} handles advisory locks, which a standby doesn't share"),
+            Reason::AdvisoryLock { name } => write!(
+                f,
+                "function {name} handles advisory locks, which a standby doesn't share"
+            ),
             Reason::SessionFunction { name } => write!(f, "function {name} depends on the server connection"),
             Reason::UnknownFunction { name } => write!(f, "function {name} isn't known to be safe"),
-            Reason::UnknownType { name } => write!(f, "type {name} isn't built in, so that a cast to it may run anything"),
+            Reason::UnknownType { name } => {
+                write!(f, "type {name} isn't built in, so that a cast to it may run anything")
+            }
             Reason::UnknownOperator { name } => write!(f, "operator {name} isn't built in"),
             Reason::NodeLocal { name } => write!(f, "the answer of {name} describes the node that gives it"),
-            Reason::SequenceState { name } => write!(f, "column {name} may be a sequence's, which runs ahead on a standby"),
+            Reason::SequenceState { name } => {
+                write!(f, "column {name} may be a sequence's, which runs ahead on a standby")
+            }
             Reason::TemporarySchema => f.write_str("it names the session's temporary schema"),
             Reason::LockingClause => f.write_str("a locking clause locks rows"),
             Reason::DataModifyingCte => f.write_str("a part of it inserts, updates, deletes or merges"),

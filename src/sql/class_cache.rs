@@ -23,7 +23,9 @@ impl ClassCache {
     /// Holds at most about `entries` classes, and at most about `bytes` of keys and classes, whichever is less.
     pub fn new(entries: usize, bytes: usize) -> Self {
         let entries = entries.max(1);
-        let weight = EntryWeight { least: (bytes / entries).max(1) as u64 };
+        let weight = EntryWeight {
+            least: (bytes / entries).max(1) as u64,
+        };
         ClassCache {
             classes: Cache::with(entries, bytes as u64, weight, Default::default(), Default::default()),
             normal_form: Vec::new(),
@@ -43,8 +45,13 @@ impl ClassCache {
             return Arc::clone(class);
         }
         self.misses += 1;
-        let class = Arc::new(classify_normal_form(fingerprint::text(&self.normal_form), context, &BuiltIn));
-        self.classes.insert(self.normal_form.as_slice().into(), Arc::clone(&class));
+        let class = Arc::new(classify_normal_form(
+            fingerprint::text(&self.normal_form),
+            context,
+            &BuiltIn,
+        ));
+        self.classes
+            .insert(self.normal_form.as_slice().into(), Arc::clone(&class));
         class
     }
 
@@ -93,7 +100,10 @@ mod tests {
     fn values_do_not_defeat_the_cache() {
         let mut cache = ClassCache::new(100, 1 << 20);
         for id in 0..50 {
-            let class = cache.classify(format!("select v from t where id = {id} -- {id}").as_bytes(), &SqlContext::default());
+            let class = cache.classify(
+                format!("select v from t where id = {id} -- {id}").as_bytes(),
+                &SqlContext::default(),
+            );
             assert!(class.retry_safe);
         }
         assert_eq!((cache.hits(), cache.misses()), (49, 1));
@@ -116,7 +126,10 @@ mod tests {
     fn contexts_do_not_share_classes() {
         let mut cache = ClassCache::new(10, 1 << 20);
         let first = cache.classify(b"select lower('x')", &SqlContext::default());
-        let shadowed = SqlContext { pg_catalog_first: false, ..SqlContext::default() };
+        let shadowed = SqlContext {
+            pg_catalog_first: false,
+            ..SqlContext::default()
+        };
         let second = cache.classify(b"select lower('x')", &shadowed);
         assert_ne!(first.access, second.access);
     }

@@ -106,7 +106,8 @@ pub enum PinReason {
     Prepare,
     /// `setseed()`: the following `random()` calls depend on it.
     SetSeed,
-    /// `currval()` or `lastval()` was called: the session relies on the connection on which `nextval()` ran.
+    /// The session relies on the connection on which `nextval()` ran. Classification never says so by itself, since that would
+    /// pin every session that calls `nextval()`: the session loop may, on [`Effect::NextVal`].
     Sequence,
     /// A setting that isn't mirrored: SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS, `set_config()`.
     SessionGuc,
@@ -186,10 +187,18 @@ impl fmt::Display for Effect {
     /// One line for `pgsluice explain`, such as `begin read_only` or `set work_mem`. Values of settings are left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Effect::Begin { read_only, isolation, deferrable } => {
+            Effect::Begin {
+                read_only,
+                isolation,
+                deferrable,
+            } => {
                 f.write_str("begin")?;
                 write_modes(f, *read_only, *isolation)?;
-                if *deferrable { f.write_str(" deferrable") } else { Ok(()) }
+                if *deferrable {
+                    f.write_str(" deferrable")
+                } else {
+                    Ok(())
+                }
             }
             Effect::Commit { chain: false } => f.write_str("commit"),
             Effect::Commit { chain: true } => f.write_str("commit and chain"),

@@ -34,6 +34,10 @@ mod tests {
         let write = explain_json("select pg_advisory_lock(1)");
         assert_eq!(write["access"], "write");
         assert_eq!(write["effects"], json!(["pin advisory_lock"]));
-        assert!(write["reason"].as_str().is_some_and(|reason| reason.contains("pg_advisory_lock")));
+        assert!(
+            write["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("pg_advisory_lock"))
+        );
     }
 }

@@ -59,8 +59,10 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
         return false;
     }
     let mut at_statement_start = true;
+    let mut in_list = InList::Outside;
     for token in Lexer::new(sql, plain_strings) {
         let bytes = token.bytes(sql);
+        in_list = in_list.next(token.kind, bytes, out.len());
         match token.kind {
             Kind::Word => {
                 if at_statement_start {
@@ -81,20 +83,95 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
                 out.push(byte);
                 out.push(b' ');
             }
+            Kind::Param if in_list != InList::Outside => out.extend_from_slice(b"$1 "),
             Kind::Quoted | Kind::UnicodeQuoted | Kind::Param | Kind::Operator | Kind::Cast | Kind::ColonEquals => {
                 out.extend_from_slice(bytes);
                 out.push(b' ');
             }
             Kind::BackslashString | Kind::Unterminated | Kind::Other => return false,
         }
+        in_list.drop_repetition(out);
     }
     true
 }
 
+/// Follows `IN (1, 2, 3)`, so that lists of values have one normal form whatever their length. A function's arguments are never
+/// touched: their number can matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InList {
+    Outside,
+    /// Behind `IN`.
+    Announced,
+    /// Behind the parenthesis, or behind a comma that follows nothing yet.
+    Open,
+    /// Behind a value that was written to `out` from this offset on.
+    Value {
+        from: usize,
+    },
+    /// Behind the comma at this offset, with the value before it.
+    Comma {
+        value_from: usize,
+        comma: usize,
+    },
+    /// Behind a value that may repeat the one before it.
+    Second {
+        value_from: usize,
+        comma: usize,
+        from: usize,
+    },
+}
+
+impl InList {
+    /// The state behind a token that is about to be written at offset `at`.
+    fn next(self, kind: Kind, bytes: &[u8], at: usize) -> InList {
+        match (self, kind) {
+            (_, Kind::Word) if bytes.eq_ignore_ascii_case(b"in") => InList::Announced,
+            (InList::Announced, Kind::Punct(b'(')) => InList::Open,
+            (InList::Open, Kind::String | Kind::Number | Kind::Param) => InList::Value { from: at },
+            (InList::Value { from }, Kind::Punct(b',')) => InList::Comma {
+                value_from: from,
+                comma: at,
+            },
+            (InList::Comma { value_from, comma }, Kind::String | Kind::Number | Kind::Param) => InList::Second {
+                value_from,
+                comma,
+                from: at,
+            },
+            (InList::Second { from, .. }, Kind::Punct(b',')) => InList::Comma {
+                value_from: from,
+                comma: at,
+            },
+            _ => InList::Outside,
+        }
+    }
+
+    /// Takes a value back that reads like the one before it.
+    fn drop_repetition(&mut self, out: &mut Vec<u8>) {
+        if let InList::Second {
+            value_from,
+            comma,
+            from,
+        } = *self
+            && out[value_from..comma] == out[from..]
+        {
+            out.truncate(comma);
+            *self = InList::Value { from: value_from };
+        }
+    }
+}
+
 fn values_cannot_matter_after(head: &[u8]) -> bool {
-    [&b"select"[..], b"insert", b"update", b"delete", b"with", b"values", b"table"]
-        .iter()
-        .any(|word| head.eq_ignore_ascii_case(word))
+    [
+        &b"select"[..],
+        b"insert",
+        b"update",
+        b"delete",
+        b"with",
+        b"values",
+        b"table",
+    ]
+    .iter()
+    .any(|word| head.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -109,21 +186,51 @@ mod tests {
 
     #[test]
     fn values_blanks_and_comments_are_left_out() {
-        assert_eq!(normal("SELECT a FROM t WHERE b='x' -- note\n AND c = 42"), "SELECT a FROM t WHERE b = '' AND c = 1 ");
+        assert_eq!(
+            normal("SELECT a FROM t WHERE b='x' -- note\n AND c = 42"),
+            "SELECT a FROM t WHERE b = '' AND c = 1 "
+        );
         assert_eq!(normal("select $1, E'\\n', $$x$$/* y */"), "select $1 , '' , '' ");
+    }
+
+    #[test]
+    fn lists_of_values_have_one_length() {
+        assert_eq!(
+            normal("select 1 where a in (1, 2, 3) and b in ('x')"),
+            "select 1 where a in ( 1 ) and b in ( '' ) "
+        );
+        assert_eq!(
+            normal("select 1 where a in ($1,$2, 'x', 'y', $3)"),
+            "select 1 where a in ( $1 , '' , $1 ) "
+        );
+        assert_eq!(
+            normal("select 1 where a in (1, 2 + 3, 4, 5)"),
+            "select 1 where a in ( 1 + 1 , 1 , 1 ) "
+        );
+        assert_eq!(normal("select f(1, 2, 3)"), "select f ( 1 , 1 , 1 ) ");
     }
 
     #[test]
     fn what_can_matter_stays() {
         assert_eq!(normal("set a = 'b'  -- c"), "set a = 'b'  -- c");
         assert_eq!(normal("select 1; set a = 'b'"), "select 1; set a = 'b'");
-        assert_eq!(normal("/* pgsluice: standby */ select 1"), "/*pgsluice:standby*/select 1 ");
-        assert_eq!(normal("select 'pg_stat_activity'::regclass"), "select 'pg_locks' :: regclass ");
+        assert_eq!(
+            normal("/* pgsluice: standby */ select 1"),
+            "/*pgsluice:standby*/select 1 "
+        );
+        assert_eq!(
+            normal("select 'pg_stat_activity'::regclass"),
+            "select 'pg_locks' :: regclass "
+        );
     }
 
     #[test]
     fn a_normal_form_is_its_own_normal_form() {
-        for sql in ["select 1.5, 'a'\n'b', x'ff'::bit, -1, a- -1, b|| 'c' from \"T\".u", "select - - 1", "values (.5)"] {
+        for sql in [
+            "select 1.5, 'a'\n'b', x'ff'::bit, -1, a- -1, b|| 'c' from \"T\".u",
+            "select - - 1",
+            "values (.5)",
+        ] {
             let once = normal(sql);
             assert_eq!(normal(&once), once, "{sql}");
         }

@@ -78,7 +78,11 @@ pub(crate) struct Lexer<'a> {
 impl<'a> Lexer<'a> {
     /// Starts at the beginning of `text`.
     pub(crate) fn new(text: &'a [u8], plain_strings: PlainStrings) -> Self {
-        Lexer { text, at: 0, plain_strings }
+        Lexer {
+            text,
+            at: 0,
+            plain_strings,
+        }
     }
 
     fn peek(&self, offset: usize) -> u8 {
@@ -87,7 +91,11 @@ impl<'a> Lexer<'a> {
     }
 
     fn token(&self, kind: Kind, start: usize) -> Token {
-        Token { kind, start, end: self.at }
+        Token {
+            kind,
+            start,
+            end: self.at,
+        }
     }
 
     fn unterminated(&mut self, start: usize) -> Token {
@@ -130,7 +138,9 @@ impl<'a> Lexer<'a> {
     fn quoted(&mut self, quote: u8, escapes: bool, saw_backslash: &mut bool) -> bool {
         loop {
             let rest = self.text.get(self.at..).unwrap_or_default();
-            let Some(next) = rest.iter().position(|&byte| byte == quote || byte == b'\\') else { return false };
+            let Some(next) = rest.iter().position(|&byte| byte == quote || byte == b'\\') else {
+                return false;
+            };
             self.at += next + 1;
             if rest[next] == b'\\' {
                 *saw_backslash = true;
@@ -181,7 +191,10 @@ impl<'a> Lexer<'a> {
     /// At a `$` that starts no parameter.
     fn dollar_quoted(&mut self, start: usize) -> Token {
         let rest = self.text.get(self.at + 1..).unwrap_or_default();
-        let tag_len = rest.iter().position(|&byte| !is_word_part(byte) || byte == b'$').unwrap_or(rest.len());
+        let tag_len = rest
+            .iter()
+            .position(|&byte| !is_word_part(byte) || byte == b'$')
+            .unwrap_or(rest.len());
         let starts_well = rest.first().is_some_and(|byte| !byte.is_ascii_digit());
         if rest.get(tag_len) != Some(&b'$') || (tag_len > 0 && !starts_well) {
             self.at += 1;
@@ -191,7 +204,9 @@ impl<'a> Lexer<'a> {
         self.at += delimiter.len();
         loop {
             let rest = self.text.get(self.at..).unwrap_or_default();
-            let Some(next) = rest.iter().position(|&byte| byte == b'$') else { return self.unterminated(start) };
+            let Some(next) = rest.iter().position(|&byte| byte == b'$') else {
+                return self.unterminated(start);
+            };
             self.at += next;
             if rest[next..].starts_with(delimiter) {
                 self.at += delimiter.len();
@@ -205,7 +220,11 @@ impl<'a> Lexer<'a> {
         self.at += 1;
         let mut ignored = false;
         // `quoted` stops at backslashes too, which mean nothing here.
-        if self.quoted(b'"', false, &mut ignored) { self.token(kind, start) } else { self.unterminated(start) }
+        if self.quoted(b'"', false, &mut ignored) {
+            self.token(kind, start)
+        } else {
+            self.unterminated(start)
+        }
     }
 
     fn word(&mut self, start: usize) -> Token {
@@ -353,7 +372,22 @@ fn is_word_part(byte: u8) -> bool {
 fn is_operator_char(byte: u8) -> bool {
     matches!(
         byte,
-        b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/' | b'%' | b'<' | b'>' | b'='
+        b'~' | b'!'
+            | b'@'
+            | b'#'
+            | b'^'
+            | b'&'
+            | b'|'
+            | b'`'
+            | b'?'
+            | b'+'
+            | b'-'
+            | b'*'
+            | b'/'
+            | b'%'
+            | b'<'
+            | b'>'
+            | b'='
     )
 }
 
@@ -362,7 +396,9 @@ mod tests {
     use super::*;
 
     fn lex(text: &str) -> Vec<&str> {
-        Lexer::new(text.as_bytes(), PlainStrings::Conforming).map(|token| &text[token.start..token.end]).collect()
+        Lexer::new(text.as_bytes(), PlainStrings::Conforming)
+            .map(|token| &text[token.start..token.end])
+            .collect()
     }
 
     #[test]
@@ -374,7 +410,10 @@ mod tests {
             ("$$ ; $$ $a$ $$ ; $a$;", &["$$ ; $$", "$a$ $$ ; $a$", ";"]),
             ("a$b$c", &["a$b$c"]),
             ("$1+$2", &["$1", "+", "$2"]),
-            ("'it''s' E'it\\'s' U&'\\0041' x'ff'", &["'it''s'", "E'it\\'s'", "U&'\\0041'", "x'ff'"]),
+            (
+                "'it''s' E'it\\'s' U&'\\0041' x'ff'",
+                &["'it''s'", "E'it\\'s'", "U&'\\0041'", "x'ff'"],
+            ),
             ("'a'\n  'b' 'c'", &["'a'\n  'b'", "'c'"]),
             ("'a' -- x\n 'b'", &["'a' -- x\n 'b'"]),
             ("\"a\"\"b\".c", &["\"a\"\"b\"", ".", "c"]),
@@ -400,7 +439,14 @@ mod tests {
     fn backslashes_escape_when_strings_do_not_conform() {
         let text = br"'a\'; b' c";
         let tokens: Vec<Token> = Lexer::new(text, PlainStrings::Escaping).collect();
-        assert_eq!(tokens[0], Token { kind: Kind::BackslashString, start: 0, end: 8 });
+        assert_eq!(
+            tokens[0],
+            Token {
+                kind: Kind::BackslashString,
+                start: 0,
+                end: 8
+            }
+        );
         assert_eq!(tokens.len(), 2);
     }
 }

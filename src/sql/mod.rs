@@ -66,13 +66,20 @@ pub struct SqlContext {
 
 impl SqlContext {
     fn plain_strings(&self) -> PlainStrings {
-        if self.standard_conforming_strings { PlainStrings::Conforming } else { PlainStrings::Escaping }
+        if self.standard_conforming_strings {
+            PlainStrings::Conforming
+        } else {
+            PlainStrings::Escaping
+        }
     }
 }
 
 impl Default for SqlContext {
     /// A session that has changed neither setting.
     fn default() -> Self {
-        SqlContext { standard_conforming_strings: true, pg_catalog_first: true }
+        SqlContext {
+            standard_conforming_strings: true,
+            pg_catalog_first: true,
+        }
     }
 }

@@ -14,7 +14,12 @@ use super::tokens::{behind_interval_fields, type_name};
 
 /// The tokens for sqlparser; `None` where it is clear that nothing can be made of them.
 pub(crate) fn simplify(statement: &Statement<'_>) -> Option<Vec<Token>> {
-    let mut simplifier = Simplifier { statement, at: 0, out: Vec::with_capacity(statement.len() + 8), open: Vec::new() };
+    let mut simplifier = Simplifier {
+        statement,
+        at: 0,
+        out: Vec::with_capacity(statement.len() + 8),
+        open: Vec::new(),
+    };
     while simplifier.at < statement.len() {
         simplifier.step()?;
     }
@@ -76,7 +81,9 @@ impl Simplifier<'_> {
 
     fn step(&mut self) -> Option<()> {
         match self.statement.kind(self.at)? {
-            Kind::Word if !self.previous_is(|statement, index| statement.is_punct(index, b'.')) => return self.keyword(),
+            Kind::Word if !self.previous_is(|statement, index| statement.is_punct(index, b'.')) => {
+                return self.keyword();
+            }
             Kind::Word | Kind::Quoted => self.name()?,
             Kind::String => {
                 self.out.push(Token::SingleQuotedString(String::new()));
@@ -97,7 +104,9 @@ impl Simplifier<'_> {
                 self.out.push(Token::RArrow);
                 self.skip(1);
             }
-            Kind::UnicodeQuoted | Kind::BackslashString | Kind::Unterminated | Kind::Other | Kind::Hint(_) => return None,
+            Kind::UnicodeQuoted | Kind::BackslashString | Kind::Unterminated | Kind::Other | Kind::Hint(_) => {
+                return None;
+            }
         }
         Some(())
     }
@@ -114,7 +123,9 @@ impl Simplifier<'_> {
         self.skip(1);
         // FROM t*
         let from = |index: usize| self.statement.is_any_word(index, &["from", "join", "only", "table"]);
-        if self.statement.is_operator(self.at, "*") && (self.at >= 2 && from(self.at - 2) || self.at >= 4 && from(self.at - 4)) {
+        if self.statement.is_operator(self.at, "*")
+            && (self.at >= 2 && from(self.at - 2) || self.at >= 4 && from(self.at - 4))
+        {
             let table = self.at < 4 || !from(self.at - 4) || self.statement.is_punct(self.at - 2, b'.');
             self.skip(usize::from(table));
         }
@@ -168,7 +179,11 @@ impl Simplifier<'_> {
     }
 
     fn open_parenthesis(&mut self) {
-        let before = self.at.checked_sub(1).map(|index| self.statement.identifier(index)).unwrap_or_default();
+        let before = self
+            .at
+            .checked_sub(1)
+            .map(|index| self.statement.identifier(index))
+            .unwrap_or_default();
         let paren = match before.as_ref() {
             "substring" => Paren::Substring,
             "using" => Paren::Using,
@@ -182,7 +197,9 @@ impl Simplifier<'_> {
         self.out.push(Token::LParen);
         self.open.push(paren);
         self.skip(1);
-        let named = matches!(before.as_ref(), "xmlelement" | "xmlpi") && self.is(0, "name") && self.statement.is_name(self.at + 1);
+        let named = matches!(before.as_ref(), "xmlelement" | "xmlpi")
+            && self.is(0, "name")
+            && self.statement.is_name(self.at + 1);
         if named {
             self.value();
             self.skip(2);
@@ -203,11 +220,15 @@ impl Simplifier<'_> {
 
     /// `date '2000-01-01'`, `interval '1' day`: the string alone.
     fn typed_literal(&mut self) -> bool {
-        let not_a_type = ["as", "and", "or", "not", "like", "ilike", "escape", "in", "then", "else", "when", "select", "by", "from"];
+        let not_a_type = [
+            "as", "and", "or", "not", "like", "ilike", "escape", "in", "then", "else", "when", "select", "by", "from",
+        ];
         if self.is_any(0, &not_a_type) {
             return false;
         }
-        let Some(found) = type_name(self.statement, self.at) else { return false };
+        let Some(found) = type_name(self.statement, self.at) else {
+            return false;
+        };
         if self.statement.kind(found.end) != Some(Kind::String) || !is_type_like(&found.name) {
             return false;
         }
@@ -255,7 +276,11 @@ impl Simplifier<'_> {
             "for" if self.is(1, "read") && self.is(2, "only") => 3,
             "collate" if statement.is_name(self.at + 1) => 2 + 2 * usize::from(self.is_punct(2, b'.')),
             "uescape" if statement.kind(self.at + 1) == Some(Kind::String) => 2,
-            "exclude" if self.previous_is(|statement, index| statement.is_any_word(index, &["row", "following", "preceding"])) => {
+            "exclude"
+                if self.previous_is(|statement, index| {
+                    statement.is_any_word(index, &["row", "following", "preceding"])
+                }) =>
+            {
                 match () {
                     () if self.is(1, "current") && self.is(2, "row") => 3,
                     () if self.is(1, "no") && self.is(2, "others") => 3,
@@ -362,7 +387,21 @@ impl Simplifier<'_> {
     fn nothing_selected(&self) -> bool {
         self.statement.kind(self.at + 1).is_none()
             || self.is_punct(1, b')')
-            || self.is_any(1, &["from", "where", "union", "except", "intersect", "order", "group", "limit", "offset", "having"])
+            || self.is_any(
+                1,
+                &[
+                    "from",
+                    "where",
+                    "union",
+                    "except",
+                    "intersect",
+                    "order",
+                    "group",
+                    "limit",
+                    "offset",
+                    "having",
+                ],
+            )
     }
 
     fn closes_call(&self) -> bool {

@@ -57,7 +57,10 @@ impl<'a> Statement<'a> {
 
     /// Whether token `index` is one of these unquoted words.
     pub(crate) fn is_any_word(&self, index: usize, words: &[&str]) -> bool {
-        self.kind(index) == Some(Kind::Word) && words.iter().any(|word| self.bytes(index).eq_ignore_ascii_case(word.as_bytes()))
+        self.kind(index) == Some(Kind::Word)
+            && words
+                .iter()
+                .any(|word| self.bytes(index).eq_ignore_ascii_case(word.as_bytes()))
     }
 
     /// Whether token `index` is this punctuation.
@@ -86,7 +89,10 @@ impl<'a> Statement<'a> {
     /// What was written from token `from` up to, not including, token `to`.
     pub(crate) fn written(&self, from: usize, to: usize) -> Cow<'a, str> {
         let start = self.tokens.get(from).map_or(0, |token| token.start);
-        let end = to.checked_sub(1).and_then(|last| self.tokens.get(last)).map_or(start, |token| token.end);
+        let end = to
+            .checked_sub(1)
+            .and_then(|last| self.tokens.get(last))
+            .map_or(start, |token| token.end);
         String::from_utf8_lossy(self.text.get(start..end).unwrap_or_default())
     }
 
@@ -97,12 +103,17 @@ impl<'a> Statement<'a> {
 
     /// The same statement from token `from` on.
     pub(crate) fn tail(&self, from: usize) -> Statement<'a> {
-        Statement { tokens: self.tokens.get(from..).unwrap_or_default().to_vec(), ..self.clone() }
+        self.slice(from, self.len())
     }
 
-    /// The same statement's tokens from `from` up to, not including, `to`.
+    /// The same statement's tokens from `from` up to, not including, `to`. Its calls stay those of the whole.
     pub(crate) fn slice(&self, from: usize, to: usize) -> Statement<'a> {
-        Statement { tokens: self.tokens.get(from..to).unwrap_or_default().to_vec(), ..self.clone() }
+        let tokens = self.tokens.get(from..to).unwrap_or_default().to_vec();
+        Statement {
+            tokens,
+            calls: self.calls.clone(),
+            ..*self
+        }
     }
 
     /// The index behind the parenthesis that closes the one at `open`; the end if none does.
@@ -145,11 +156,21 @@ impl<'a> Statement<'a> {
 pub(crate) fn identifier(kind: Kind, bytes: &[u8]) -> Cow<'_, str> {
     match kind {
         Kind::Quoted | Kind::UnicodeQuoted => {
-            let inner = bytes.splitn(2, |&byte| byte == b'"').nth(1).and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(bytes);
+            let inner = bytes
+                .splitn(2, |&byte| byte == b'"')
+                .nth(1)
+                .and_then(|rest| rest.strip_suffix(b"\""))
+                .unwrap_or(bytes);
             let inner = String::from_utf8_lossy(inner);
-            if inner.contains("\"\"") { Cow::Owned(inner.replace("\"\"", "\"")) } else { inner }
+            if inner.contains("\"\"") {
+                Cow::Owned(inner.replace("\"\"", "\""))
+            } else {
+                inner
+            }
         }
-        _ if bytes.iter().any(u8::is_ascii_uppercase) => Cow::Owned(String::from_utf8_lossy(bytes).to_ascii_lowercase()),
+        _ if bytes.iter().any(u8::is_ascii_uppercase) => {
+            Cow::Owned(String::from_utf8_lossy(bytes).to_ascii_lowercase())
+        }
         _ => String::from_utf8_lossy(bytes),
     }
 }
@@ -167,7 +188,12 @@ pub(crate) struct Statements<'a> {
 impl<'a> Statements<'a> {
     /// Splits `text`.
     pub(crate) fn new(text: &'a [u8], plain_strings: PlainStrings) -> Self {
-        Statements { text, lexer: Lexer::new(text, plain_strings), hint: None, ended: false }
+        Statements {
+            text,
+            lexer: Lexer::new(text, plain_strings),
+            hint: None,
+            ended: false,
+        }
     }
 }
 
@@ -228,12 +254,18 @@ fn note_call(statement: &mut Statement<'_>, last: [Option<Token>; 3]) {
     }
     let text = statement.text;
     if dot.is_some_and(|token| token.kind == Kind::Punct(b'.'))
-        && !schema.is_some_and(|token| identifier(token.kind, token.bytes(text)) == "pg_catalog")
+        && schema.is_none_or(|token| identifier(token.kind, token.bytes(text)) != "pg_catalog")
     {
         return;
     }
     let name = identifier(name.kind, name.bytes(text));
-    let route = BuiltIn.function(Name { schema: None, name: &name }, None);
+    let route = BuiltIn.function(
+        Name {
+            schema: None,
+            name: &name,
+        },
+        None,
+    );
     let effective = matches!(
         route,
         FunctionRoute::MovesSequence
@@ -296,14 +328,17 @@ mod tests {
             ("", &[]),
             (";; /* ; */ ;", &[]),
             ("select 1; select ';'", &["select 1", "select ';'"]),
-            ("create rule r as on insert to t do (select 1; select 2); select 3", &[
-                "create rule r as on insert to t do (select 1; select 2)",
-                "select 3",
-            ]),
-            ("create function f() returns int begin atomic select case when true then 1 end; select 2; end; commit", &[
-                "create function f() returns int begin atomic select case when true then 1 end; select 2; end",
-                "commit",
-            ]),
+            (
+                "create rule r as on insert to t do (select 1; select 2); select 3",
+                &["create rule r as on insert to t do (select 1; select 2)", "select 3"],
+            ),
+            (
+                "create function f() returns int begin atomic select case when true then 1 end; select 2; end; commit",
+                &[
+                    "create function f() returns int begin atomic select case when true then 1 end; select 2; end",
+                    "commit",
+                ],
+            ),
             ("begin; select 1; end", &["begin", "select 1", "end"]),
         ];
         for (text, statements) in table {
@@ -320,7 +355,9 @@ mod tests {
     #[test]
     fn a_long_text_keeps_its_effects_but_not_its_tokens() {
         let sql = format!("select {} set_config('a','b',false)", "1,".repeat(MAX_TOKENS));
-        let statement = Statements::new(sql.as_bytes(), PlainStrings::Conforming).next().expect("one statement");
+        let statement = Statements::new(sql.as_bytes(), PlainStrings::Conforming)
+            .next()
+            .expect("one statement");
         assert!(statement.truncated);
         assert_eq!(statement.calls, [FunctionRoute::SetConfig]);
         assert_eq!(statement.len(), MAX_TOKENS);

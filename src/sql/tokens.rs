@@ -26,7 +26,11 @@ pub(crate) struct Findings {
 impl Findings {
     /// Notes a reason against the statement.
     pub(crate) fn add(&mut self, reason: Reason) {
-        let place = if reason.yields_to_hint() { &mut self.soft } else { &mut self.hard };
+        let place = if reason.yields_to_hint() {
+            &mut self.soft
+        } else {
+            &mut self.hard
+        };
         place.get_or_insert(reason);
     }
 
@@ -38,7 +42,13 @@ impl Findings {
 
 /// Reads all tokens of a statement that begins with SELECT, WITH, VALUES or TABLE.
 pub(crate) fn scan(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Findings {
-    let mut scan = Scan { statement, context, catalog, findings: Findings::default(), open_cases: 0 };
+    let mut scan = Scan {
+        statement,
+        context,
+        catalog,
+        findings: Findings::default(),
+        open_cases: 0,
+    };
     for index in 0..statement.len() {
         scan.token(index);
     }
@@ -73,7 +83,9 @@ impl Scan<'_> {
             | Kind::Hint(_)
             | Kind::Punct(b';') => self.findings.add(Reason::Unparsed),
             Kind::String if super::names::literal_is_node_local(self.statement.bytes(index)) => {
-                self.findings.add(Reason::NodeLocal { name: "a named source".to_owned() });
+                self.findings.add(Reason::NodeLocal {
+                    name: "a named source".to_owned(),
+                });
             }
             Kind::String | Kind::Number | Kind::Param | Kind::Punct(_) | Kind::ColonEquals => {}
         }
@@ -126,9 +138,13 @@ impl Scan<'_> {
             return;
         }
         if self.catalog.relation_is_node_local(&name) {
-            self.findings.add(Reason::NodeLocal { name: name.into_owned() });
+            self.findings.add(Reason::NodeLocal {
+                name: name.into_owned(),
+            });
         } else if SEQUENCE_COLUMNS.contains(&name.as_ref()) {
-            self.findings.add(Reason::SequenceState { name: name.into_owned() });
+            self.findings.add(Reason::SequenceState {
+                name: name.into_owned(),
+            });
         } else if self.statement.kind(index + 1) == Some(Kind::String) {
             self.before_string(index, &name);
         }
@@ -153,7 +169,10 @@ impl Scan<'_> {
             }
         }
         let schema = qualified.then(|| self.schema_before(index));
-        let called = Name { schema: schema.as_deref(), name };
+        let called = Name {
+            schema: schema.as_deref(),
+            name,
+        };
         let arguments = argument_count(self.statement, index + 1);
         self.findings.now_sensitive |= CLOCKS.contains(&name);
         match function_reason(called, arguments, self.context, self.catalog) {
@@ -166,13 +185,23 @@ impl Scan<'_> {
 
     fn is_type(&self, index: usize) -> bool {
         let name = self.statement.identifier(index);
-        self.context.pg_catalog_first && self.catalog.type_is_safe(Name { schema: None, name: &name })
+        self.context.pg_catalog_first
+            && self.catalog.type_is_safe(Name {
+                schema: None,
+                name: &name,
+            })
     }
 
     /// The schema in `schema.name`, where `index` is the name; empty, and so unknown, where there are more parts.
     fn schema_before(&self, index: usize) -> String {
-        let Some(schema) = index.checked_sub(2) else { return String::new() };
-        if self.behind_dot(schema) { String::new() } else { self.statement.identifier(schema).into_owned() }
+        let Some(schema) = index.checked_sub(2) else {
+            return String::new();
+        };
+        if self.behind_dot(schema) {
+            String::new()
+        } else {
+            self.statement.identifier(schema).into_owned()
+        }
     }
 
     /// `name 'literal'`: a keyword, or a type.
@@ -180,7 +209,10 @@ impl Scan<'_> {
         let schema = self.behind_dot(index).then(|| self.schema_before(index));
         let unquoted = self.statement.kind(index) == Some(Kind::Word);
         let known = schema.is_none() && unquoted && WORDS_BEFORE_STRING.contains(&name);
-        let called = Name { schema: schema.as_deref(), name };
+        let called = Name {
+            schema: schema.as_deref(),
+            name,
+        };
         if !known && !type_is_known(called, self.context, self.catalog) {
             self.findings.add(Reason::UnknownType { name: name.to_owned() });
         }
@@ -191,15 +223,18 @@ impl Scan<'_> {
             Some(found) => found,
             None => return self.findings.add(Reason::Unparsed),
         };
-        let called = Name { schema: found.schema.as_deref(), name: &found.name };
+        let called = Name {
+            schema: found.schema.as_deref(),
+            name: &found.name,
+        };
         if !type_is_known(called, self.context, self.catalog) && !self.takes_row_or_enum(index - 1) {
             self.findings.add(Reason::UnknownType { name: found.name });
         }
     }
 
-    /// Whether only a row type or an enum fits behind the `::` at `cast`, as in `jsonb_populate_record(NULL::t, …)`,
-    /// `enum_range(NULL::t)` and `ROW(1, 2)::t`. Their constructors run nothing. (A domain over one could; a standby then
-    /// refuses what it writes, as it does for a view.)
+    /// Whether hardly anything but a row type or an enum fits behind the `::` at `cast`, as in `jsonb_populate_record(NULL::t, …)`,
+    /// `enum_range(NULL::t)` and `ROW(1, 2)::t`: making one of these runs nothing. A domain is possible even here, and its CHECK
+    /// would run; a standby then refuses what it writes, as it does for a view that text can't see through.
     fn takes_row_or_enum(&self, cast: usize) -> bool {
         const TAKERS: &[&str] = &[
             "enum_first",
@@ -212,7 +247,9 @@ impl Scan<'_> {
         ];
         let Some(value) = cast.checked_sub(1) else { return false };
         if self.statement.is_word(value, "null") {
-            return value >= 2 && self.statement.is_punct(value - 1, b'(') && self.statement.is_any_word(value - 2, TAKERS);
+            return value >= 2
+                && self.statement.is_punct(value - 1, b'(')
+                && self.statement.is_any_word(value - 2, TAKERS);
         }
         let open = self.statement.parenthesis_before(value);
         open.is_some_and(|open| open >= 1 && self.statement.is_word(open - 1, "row") && !self.behind_dot(open - 1))
@@ -224,7 +261,9 @@ impl Scan<'_> {
         let trusted = schema.is_some() || self.context.pg_catalog_first;
         // `=>` names an argument.
         if !(known && trusted) && written != "=>" {
-            self.findings.add(Reason::UnknownOperator { name: written.into_owned() });
+            self.findings.add(Reason::UnknownOperator {
+                name: written.into_owned(),
+            });
         }
     }
 
@@ -271,7 +310,8 @@ pub(crate) fn function_reason(
 
 /// Whether a type is known to be safe. pg_catalog's types hide behind another schema's as its functions do.
 pub(crate) fn type_is_known(name: Name<'_>, context: &SqlContext, catalog: &dyn Catalog) -> bool {
-    (name.schema.is_some() || context.pg_catalog_first || GRAMMAR_TYPES.contains(&name.name)) && catalog.type_is_safe(name)
+    (name.schema.is_some() || context.pg_catalog_first || GRAMMAR_TYPES.contains(&name.name))
+        && catalog.type_is_safe(name)
 }
 
 /// A type as it is written behind `::`.
@@ -289,9 +329,16 @@ pub(crate) fn type_name(statement: &Statement<'_>, index: usize) -> Option<TypeN
     if !statement.is_name(index) || statement.kind(index) == Some(Kind::UnicodeQuoted) {
         return None;
     }
-    let mut found = TypeName { schema: None, name: statement.identifier(index).into_owned(), end: index + 1 };
+    let mut found = TypeName {
+        schema: None,
+        name: statement.identifier(index).into_owned(),
+        end: index + 1,
+    };
     if statement.is_punct(found.end, b'.') {
-        found.schema = Some(std::mem::replace(&mut found.name, statement.identifier(index + 2).into_owned()));
+        found.schema = Some(std::mem::replace(
+            &mut found.name,
+            statement.identifier(index + 2).into_owned(),
+        ));
         found.end = index + 3;
         if !statement.is_name(index + 2) || statement.is_punct(found.end, b'.') {
             return None;
@@ -344,8 +391,10 @@ fn modifiers(statement: &Statement<'_>, found: &mut TypeName) {
     }
     let end = statement.behind_parenthesis(found.end);
     let plain = (found.end + 1..end.saturating_sub(1)).all(|index| {
-        matches!(statement.kind(index), Some(Kind::Number | Kind::String | Kind::Word | Kind::Punct(b',')))
-            || statement.is_operator(index, "-")
+        matches!(
+            statement.kind(index),
+            Some(Kind::Number | Kind::String | Kind::Word | Kind::Punct(b','))
+        ) || statement.is_operator(index, "-")
     });
     if plain {
         found.end = end;
@@ -413,37 +462,227 @@ fn takes_parenthesis(word: &str) -> bool {
 }
 
 const WORDS_BEFORE_PARENTHESIS: &[&str] = &[
-    "all", "and", "any", "array", "as", "asymmetric", "between", "both", "by", "case", "cast", "character", "coalesce", "columns", "cross",
-    "cube", "current_time", "current_timestamp", "dec", "decimal", "default", "distinct", "else", "escape", "except", "exists", "extract",
-    "fetch", "filter", "first", "float", "for", "from", "full", "greatest", "group", "grouping", "having", "ilike", "in", "inner",
-    "intersect", "interval", "is", "isnull", "join", "lateral", "leading", "least", "left", "like", "limit", "localtime", "localtimestamp",
-    "materialized", "national", "natural", "nchar", "next", "normalize", "not", "notnull", "nullif", "numeric", "offset", "on",
-    "only", "or", "order", "outer", "over", "overlaps", "overlay", "partition", "passing", "placing", "position", "precision", "range",
-    "repeatable", "right", "rollup", "row", "rows", "select", "sets", "similar", "some", "substring", "symmetric", "table", "then",
-    "time", "timestamp", "to", "trailing", "trim", "union", "using", "values", "variadic", "varying", "when", "where", "window",
-    "xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlnamespaces", "xmlparse", "xmlpi", "xmlroot",
-    "xmlserialize", "xmltable", "zone",
+    "all",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asymmetric",
+    "between",
+    "both",
+    "by",
+    "case",
+    "cast",
+    "character",
+    "coalesce",
+    "columns",
+    "cross",
+    "cube",
+    "current_time",
+    "current_timestamp",
+    "dec",
+    "decimal",
+    "default",
+    "distinct",
+    "else",
+    "escape",
+    "except",
+    "exists",
+    "extract",
+    "fetch",
+    "filter",
+    "first",
+    "float",
+    "for",
+    "from",
+    "full",
+    "greatest",
+    "group",
+    "grouping",
+    "having",
+    "ilike",
+    "in",
+    "inner",
+    "intersect",
+    "interval",
+    "is",
+    "isnull",
+    "join",
+    "lateral",
+    "leading",
+    "least",
+    "left",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "materialized",
+    "national",
+    "natural",
+    "nchar",
+    "next",
+    "normalize",
+    "not",
+    "notnull",
+    "nullif",
+    "numeric",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "outer",
+    "over",
+    "overlaps",
+    "overlay",
+    "partition",
+    "passing",
+    "placing",
+    "position",
+    "precision",
+    "range",
+    "repeatable",
+    "right",
+    "rollup",
+    "row",
+    "rows",
+    "select",
+    "sets",
+    "similar",
+    "some",
+    "substring",
+    "symmetric",
+    "table",
+    "then",
+    "time",
+    "timestamp",
+    "to",
+    "trailing",
+    "trim",
+    "union",
+    "using",
+    "values",
+    "variadic",
+    "varying",
+    "when",
+    "where",
+    "window",
+    "xmlattributes",
+    "xmlconcat",
+    "xmlelement",
+    "xmlexists",
+    "xmlforest",
+    "xmlnamespaces",
+    "xmlparse",
+    "xmlpi",
+    "xmlroot",
+    "xmlserialize",
+    "xmltable",
+    "zone",
 ];
 
 /// Unquoted words that may stand in front of a string without being a type.
 const WORDS_BEFORE_STRING: &[&str] = &[
-    "all", "and", "as", "asymmetric", "between", "both", "by", "case", "collate", "content", "default", "delimiter", "distinct", "document",
-    "else", "escape", "except", "for", "from", "group", "having", "ilike", "in", "is", "leading", "like", "limit", "not", "offset", "on",
-    "or", "order", "passing", "path", "placing", "precision", "ref", "returning", "select", "similar", "symmetric", "then", "to",
-    "trailing", "uescape", "value", "values", "variadic", "varying", "version", "when", "where", "with", "zone",
+    "all",
+    "and",
+    "as",
+    "asymmetric",
+    "between",
+    "both",
+    "by",
+    "case",
+    "collate",
+    "content",
+    "default",
+    "delimiter",
+    "distinct",
+    "document",
+    "else",
+    "escape",
+    "except",
+    "for",
+    "from",
+    "group",
+    "having",
+    "ilike",
+    "in",
+    "is",
+    "leading",
+    "like",
+    "limit",
+    "not",
+    "offset",
+    "on",
+    "or",
+    "order",
+    "passing",
+    "path",
+    "placing",
+    "precision",
+    "ref",
+    "returning",
+    "select",
+    "similar",
+    "symmetric",
+    "then",
+    "to",
+    "trailing",
+    "uescape",
+    "value",
+    "values",
+    "variadic",
+    "varying",
+    "version",
+    "when",
+    "where",
+    "with",
+    "zone",
 ];
 
 /// Types that the grammar itself turns into pg_catalog's, whatever `search_path` says.
 const GRAMMAR_TYPES: &[&str] = &[
-    "bigint", "bit", "bit varying", "boolean", "char", "char varying", "character", "character varying", "dec", "decimal",
-    "double precision", "float", "int", "integer", "interval", "national char", "national char varying", "national character",
-    "national character varying", "nchar", "nchar varying", "numeric", "real", "smallint", "time", "time with time zone",
-    "time without time zone", "timestamp", "timestamp with time zone", "timestamp without time zone", "varchar",
+    "bigint",
+    "bit",
+    "bit varying",
+    "boolean",
+    "char",
+    "char varying",
+    "character",
+    "character varying",
+    "dec",
+    "decimal",
+    "double precision",
+    "float",
+    "int",
+    "integer",
+    "interval",
+    "national char",
+    "national char varying",
+    "national character",
+    "national character varying",
+    "nchar",
+    "nchar varying",
+    "numeric",
+    "real",
+    "smallint",
+    "time",
+    "time with time zone",
+    "time without time zone",
+    "timestamp",
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "varchar",
 ];
 
 /// Functions that answer with the time.
-const CLOCKS: &[&str] =
-    &["now", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "timeofday", "age"];
+const CLOCKS: &[&str] = &[
+    "now",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "clock_timestamp",
+    "timeofday",
+    "age",
+];
 
 #[cfg(test)]
 mod tests {
@@ -469,7 +708,9 @@ mod tests {
             ("text[] || x", "text", "||"),
             ("\"char\" y", "char", "y"),
         ] {
-            let statement = Statements::new(text.as_bytes(), PlainStrings::Conforming).next().expect("one statement");
+            let statement = Statements::new(text.as_bytes(), PlainStrings::Conforming)
+                .next()
+                .expect("one statement");
             let found = type_name(&statement, 0).expect(text);
             assert_eq!(found.name, name);
             assert_eq!(statement.bytes(found.end), behind.as_bytes(), "{text}");

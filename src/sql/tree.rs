@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    DataType, Expr, Function, FunctionArguments, Ident, ObjectName, Query, Select, SetExpr, Statement, TableAlias, TableFactor, Visit,
-    Visitor, XmlTableColumnOption,
+    DataType, Expr, Function, FunctionArguments, Ident, ObjectName, Query, Select, SetExpr, Statement, TableAlias,
+    TableFactor, Visit, Visitor, XmlTableColumnOption,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
@@ -40,7 +40,9 @@ pub(crate) fn read(tokens: Vec<Token>, context: &SqlContext, catalog: &dyn Catal
     match read_to_depth(tokens.clone(), SHALLOW, context, catalog) {
         Ok(reading) => Some(reading),
         Err(ParserError::RecursionLimitExceeded) => std::thread::scope(|scope| {
-            let deep = std::thread::Builder::new().name("sql-parse".to_owned()).stack_size(DEEP_STACK);
+            let deep = std::thread::Builder::new()
+                .name("sql-parse".to_owned())
+                .stack_size(DEEP_STACK);
             let handle = deep.spawn_scoped(scope, || read_to_depth(tokens, DEEP, context, catalog).ok());
             handle.ok()?.join().ok()?
         }),
@@ -60,9 +62,17 @@ fn read_to_depth(
     if parser.peek_token_ref().token != Token::EOF {
         return Err(ParserError::ParserError("more tokens follow".to_owned()));
     }
-    let mut walk = Walk { context, catalog, findings: Findings::default(), aliases: Vec::new() };
+    let mut walk = Walk {
+        context,
+        catalog,
+        findings: Findings::default(),
+        aliases: Vec::new(),
+    };
     let ControlFlow::Continue(()) = statement.visit(&mut walk);
-    Ok(TreeReading { findings: walk.findings, aliases: walk.aliases })
+    Ok(TreeReading {
+        findings: walk.findings,
+        aliases: walk.aliases,
+    })
 }
 
 struct Walk<'a> {
@@ -78,7 +88,15 @@ impl Walk<'_> {
         let reason = match parts.as_deref() {
             Some([name]) if is_expression_keyword(name) => None,
             Some([name]) => function_reason(Name { schema: None, name }, arguments, self.context, self.catalog),
-            Some([schema, name]) => function_reason(Name { schema: Some(schema), name }, arguments, self.context, self.catalog),
+            Some([schema, name]) => function_reason(
+                Name {
+                    schema: Some(schema),
+                    name,
+                },
+                arguments,
+                self.context,
+                self.catalog,
+            ),
             _ => Some(Reason::UnknownFunction { name: name.to_string() }),
         };
         if let Some(reason) = reason {
@@ -115,7 +133,14 @@ impl Walk<'_> {
             Some((schema, name)) => (Some(schema.trim_matches('"')), name),
             None => (None, name),
         };
-        type_is_known(Name { schema, name: name.trim_matches('"') }, self.context, self.catalog)
+        type_is_known(
+            Name {
+                schema,
+                name: name.trim_matches('"'),
+            },
+            self.context,
+            self.catalog,
+        )
     }
 
     fn alias(&mut self, alias: Option<&TableAlias>) {
@@ -141,9 +166,37 @@ fn folded(ident: &Ident) -> String {
 /// What the grammar knows by itself and sqlparser takes for a function.
 fn is_expression_keyword(name: &str) -> bool {
     [
-        "array", "coalesce", "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "extract", "greatest",
-        "grouping", "least", "localtime", "localtimestamp", "normalize", "nullif", "overlay", "position", "row", "session_user", "substring",
-        "trim", "user", "xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot",
+        "array",
+        "coalesce",
+        "current_catalog",
+        "current_date",
+        "current_role",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "extract",
+        "greatest",
+        "grouping",
+        "least",
+        "localtime",
+        "localtimestamp",
+        "normalize",
+        "nullif",
+        "overlay",
+        "position",
+        "row",
+        "session_user",
+        "substring",
+        "trim",
+        "user",
+        "xmlattributes",
+        "xmlconcat",
+        "xmlelement",
+        "xmlexists",
+        "xmlforest",
+        "xmlparse",
+        "xmlpi",
+        "xmlroot",
     ]
     .contains(&name)
 }
@@ -162,10 +215,17 @@ impl Visitor for Walk<'_> {
         if !query.locks.is_empty() {
             self.findings.add(Reason::LockingClause);
         }
-        if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() || !query.pipe_operators.is_empty() {
+        if query.for_clause.is_some()
+            || query.settings.is_some()
+            || query.format_clause.is_some()
+            || !query.pipe_operators.is_empty()
+        {
             self.findings.add(Reason::Unparsed);
         }
-        if matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
+        if matches!(
+            *query.body,
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)
+        ) {
             self.findings.add(Reason::DataModifyingCte);
         }
         for cte in query.with.iter().flat_map(|with| &with.cte_tables) {

@@ -3,6 +3,11 @@
 
 use super::Candidate;
 
+/// One choice in this many is left to chance alone.
+const EXPLORE: u64 = 16;
+/// A node is clearly cheaper below this share of another's cost. One statement in flight against none is.
+const CLEARLY: f64 = 0.6;
+
 /// The chosen one; `None` without candidates. `dice` is 64 random bits.
 ///
 /// Of two that cost nearly the same either may be taken, so that an idle cluster's reads spread over its nodes.
@@ -14,8 +19,11 @@ pub fn power_of_two(candidates: &[Candidate], dice: u64) -> Option<&Candidate> {
     }
     let step = 1 + (dice >> 20) % (count - 1);
     let second = &candidates[((dice % count + step) % count) as usize];
+    // Now and then the dearer one gets its turn: only a statement can show that a node which looked slow has recovered.
+    let explore = (dice >> 40).is_multiple_of(EXPLORE);
     // A node is passed over when it is clearly dearer; between equals the dice has chosen already.
-    Some(if second.cost() < first.cost() * 0.8 { second } else { first })
+    let pass_over = !explore && second.cost() < first.cost() * CLEARLY;
+    Some(if pass_over { second } else { first })
 }
 
 #[cfg(test)]
@@ -27,8 +35,16 @@ mod tests {
     use crate::cluster::NodeId;
 
     fn candidate(index: usize, in_flight: u32, latency_us: u64) -> Candidate {
-        let load = Load { in_flight, latency: Duration::from_micros(latency_us) };
-        Candidate { node: NodeId(index as u16), load, lag_share: 0.0, weight: 1 }
+        let load = Load {
+            in_flight,
+            latency: Duration::from_micros(latency_us),
+        };
+        Candidate {
+            node: NodeId(index as u16),
+            load,
+            lag_share: 0.0,
+            weight: 1,
+        }
     }
 
     fn shares(candidates: &[Candidate]) -> Vec<usize> {
@@ -53,7 +69,7 @@ mod tests {
     #[test]
     fn a_slow_node_gets_little() {
         let shares = shares(&[candidate(0, 0, 100), candidate(1, 0, 100), candidate(2, 0, 1000)]);
-        assert_eq!(shares[2], 0);
+        assert!((100..400).contains(&shares[2]), "{}", shares[2]);
     }
 
     #[test]

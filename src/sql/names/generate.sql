@@ -1,5 +1,5 @@
--- Lists pg_catalog's functions for functions.tsv: name, volatilities, smallest and largest number of arguments (-1: any).
--- Run by generate.sh against a fresh PostgreSQL 15; see names/mod.rs.
+-- Lists the functions that text can call, with their volatilities: the raw material of functions.tsv.
+-- On a fresh PostgreSQL 15: psql -At -F '<TAB>' -f generate.sql. How routes are given is told in mod.rs.
 SELECT n.nspname, p.proname, string_agg(DISTINCT p.provolatile::text, '' ORDER BY p.provolatile::text)
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace

@@ -103,8 +103,14 @@ impl Catalog for BuiltIn {
         match name.schema {
             None | Some("pg_catalog") => {
                 let by_count = arguments.and_then(|count| built_in_function(&format!("{}/{count}", name.name)));
-                let route = by_count.or_else(|| built_in_function(name.name)).unwrap_or(FunctionRoute::Unknown);
-                if route == FunctionRoute::Unknown && acts_outside(name.name) { FunctionRoute::Admin } else { route }
+                let route = by_count
+                    .or_else(|| built_in_function(name.name))
+                    .unwrap_or(FunctionRoute::Unknown);
+                if route == FunctionRoute::Unknown && acts_outside(name.name) {
+                    FunctionRoute::Admin
+                } else {
+                    route
+                }
             }
             Some("information_schema") => {
                 built_in_function(&format!("information_schema.{}", name.name)).unwrap_or(FunctionRoute::Unknown)
@@ -139,7 +145,9 @@ fn built_in_function(name: &str) -> Option<FunctionRoute> {
     while low < high {
         let middle = low + (high - low) / 2;
         let start = FUNCTIONS[..middle].rfind('\n').map_or(0, |newline| newline + 1);
-        let end = FUNCTIONS[middle..].find('\n').map_or(FUNCTIONS.len(), |newline| middle + newline);
+        let end = FUNCTIONS[middle..]
+            .find('\n')
+            .map_or(FUNCTIONS.len(), |newline| middle + newline);
         let (entry, route) = FUNCTIONS[start..end].split_once('\t')?;
         match name.as_bytes().cmp(entry.as_bytes()) {
             Ordering::Less => high = start,
@@ -152,9 +160,18 @@ fn built_in_function(name: &str) -> Option<FunctionRoute> {
 
 /// Functions of well-known extensions that do something outside of the transaction, so that a standby doesn't refuse them.
 fn acts_outside(name: &str) -> bool {
-    ["dblink", "pg_file_", "pg_background_", "http", "pg_stat_statements_reset", "pg_prewarm", "pg_buffercache_evict", "lo_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    [
+        "dblink",
+        "pg_file_",
+        "pg_background_",
+        "http",
+        "pg_stat_statements_reset",
+        "pg_prewarm",
+        "pg_buffercache_evict",
+        "lo_",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
 }
 
 fn is_built_in_type(name: &str) -> bool {
@@ -167,7 +184,10 @@ pub(crate) fn literal_is_node_local(literal: &[u8]) -> bool {
     let mut rest = literal;
     while let Some(at) = find_pg_prefix(rest) {
         rest = &rest[at..];
-        let len = rest.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').unwrap_or(rest.len());
+        let len = rest
+            .iter()
+            .position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')
+            .unwrap_or(rest.len());
         let (word, behind) = rest.split_at(len);
         let name = String::from_utf8_lossy(word).to_ascii_lowercase();
         if BuiltIn.relation_is_node_local(&name) || built_in_function(&name) == Some(FunctionRoute::NodeLocal) {
@@ -223,30 +243,131 @@ pub(crate) const SEQUENCE_COLUMNS: &[&str] = &["last_value", "is_called", "log_c
 
 /// Names of pg_operator in pg_catalog, PostgreSQL 15, and `!=`, which the lexer there turns into `<>`.
 const OPERATORS: &[&str] = &[
-    "!!", "!~", "!~*", "!~~", "!~~*", "#", "##", "#-", "#>", "#>>", "%", "&", "&&", "&<", "&<|", "&>", "*", "*<", "*<=", "*<>", "*=",
-    "*>", "*>=", "+", "-", "->", "->>", "-|-", "/", "<", "<->", "<<", "<<=", "<<|", "<=", "<>", "<@", "<^", "=", ">", ">=", ">>",
-    ">>=", ">^", "?", "?#", "?&", "?-", "?-|", "?|", "?||", "@", "@-@", "@>", "@?", "@@", "@@@", "^", "^@", "|", "|&>", "|/", "|>>",
-    "||", "||/", "~", "~*", "~<=~", "~<~", "~=", "~>=~", "~>~", "~~", "~~*", "!=",
+    "!!", "!~", "!~*", "!~~", "!~~*", "#", "##", "#-", "#>", "#>>", "%", "&", "&&", "&<", "&<|", "&>", "*", "*<",
+    "*<=", "*<>", "*=", "*>", "*>=", "+", "-", "->", "->>", "-|-", "/", "<", "<->", "<<", "<<=", "<<|", "<=", "<>",
+    "<@", "<^", "=", ">", ">=", ">>", ">>=", ">^", "?", "?#", "?&", "?-", "?-|", "?|", "?||", "@", "@-@", "@>", "@?",
+    "@@", "@@@", "^", "^@", "|", "|&>", "|/", "|>>", "||", "||/", "~", "~*", "~<=~", "~<~", "~=", "~>=~", "~>~", "~~",
+    "~~*", "!=",
 ];
 
 /// Names of pg_type in pg_catalog, PostgreSQL 15, without pseudo-types, and the SQL names of the grammar (several words with
 /// single blanks).
 const TYPES: &[&str] = &[
-    "aclitem", "anyarray", "bigint", "bit", "bit varying", "bool", "boolean", "box", "bpchar", "bytea", "char", "character",
-    "character varying", "cid", "cidr", "circle", "cstring", "date", "datemultirange", "daterange", "dec", "decimal",
-    "double precision", "float", "float4", "float8", "gtsvector", "inet", "int", "int2", "int2vector", "int4", "int4multirange",
-    "int4range", "int8", "int8multirange", "int8range", "integer", "interval", "json", "jsonb", "jsonpath", "line", "lseg", "macaddr",
-    "macaddr8", "money", "name", "national char", "national char varying", "national character", "national character varying",
-    "nchar", "nchar varying", "numeric", "nummultirange", "numrange", "oid", "oidvector", "path", "pg_lsn", "pg_node_tree",
-    "pg_snapshot", "point", "polygon", "real", "record", "refcursor", "regclass", "regcollation", "regconfig", "regdictionary",
-    "regnamespace", "regoper", "regoperator", "regproc", "regprocedure", "regrole", "regtype", "smallint", "text", "tid", "time",
-    "time with time zone", "time without time zone", "timestamp", "timestamp with time zone", "timestamp without time zone",
-    "timestamptz", "timetz", "tsmultirange", "tsquery", "tsrange", "tstzmultirange", "tstzrange", "tsvector", "txid_snapshot",
-    "unknown", "uuid", "varbit", "varchar", "char varying", "xid", "xid8", "xml",
+    "aclitem",
+    "anyarray",
+    "bigint",
+    "bit",
+    "bit varying",
+    "bool",
+    "boolean",
+    "box",
+    "bpchar",
+    "bytea",
+    "char",
+    "character",
+    "character varying",
+    "cid",
+    "cidr",
+    "circle",
+    "cstring",
+    "date",
+    "datemultirange",
+    "daterange",
+    "dec",
+    "decimal",
+    "double precision",
+    "float",
+    "float4",
+    "float8",
+    "gtsvector",
+    "inet",
+    "int",
+    "int2",
+    "int2vector",
+    "int4",
+    "int4multirange",
+    "int4range",
+    "int8",
+    "int8multirange",
+    "int8range",
+    "integer",
+    "interval",
+    "json",
+    "jsonb",
+    "jsonpath",
+    "line",
+    "lseg",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "name",
+    "national char",
+    "national char varying",
+    "national character",
+    "national character varying",
+    "nchar",
+    "nchar varying",
+    "numeric",
+    "nummultirange",
+    "numrange",
+    "oid",
+    "oidvector",
+    "path",
+    "pg_lsn",
+    "pg_node_tree",
+    "pg_snapshot",
+    "point",
+    "polygon",
+    "real",
+    "record",
+    "refcursor",
+    "regclass",
+    "regcollation",
+    "regconfig",
+    "regdictionary",
+    "regnamespace",
+    "regoper",
+    "regoperator",
+    "regproc",
+    "regprocedure",
+    "regrole",
+    "regtype",
+    "smallint",
+    "text",
+    "tid",
+    "time",
+    "time with time zone",
+    "time without time zone",
+    "timestamp",
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "timestamptz",
+    "timetz",
+    "tsmultirange",
+    "tsquery",
+    "tsrange",
+    "tstzmultirange",
+    "tstzrange",
+    "tsvector",
+    "txid_snapshot",
+    "unknown",
+    "uuid",
+    "varbit",
+    "varchar",
+    "char varying",
+    "xid",
+    "xid8",
+    "xml",
 ];
 
 /// Domains of information_schema, whose constraints are built in.
-const INFORMATION_SCHEMA_TYPES: &[&str] = &["cardinal_number", "character_data", "sql_identifier", "time_stamp", "yes_or_no"];
+const INFORMATION_SCHEMA_TYPES: &[&str] = &[
+    "cardinal_number",
+    "character_data",
+    "sql_identifier",
+    "time_stamp",
+    "yes_or_no",
+];
 
 #[cfg(test)]
 mod tests {
@@ -258,14 +379,22 @@ mod tests {
 
     #[test]
     fn the_table_is_sorted_and_every_entry_is_found() {
-        let names: Vec<&str> = FUNCTIONS.lines().filter_map(|line| line.split_once('\t')).map(|(name, _)| name).collect();
+        let names: Vec<&str> = FUNCTIONS
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(names.len(), FUNCTIONS.lines().count());
         assert!(names.windows(2).all(|pair| pair[0].as_bytes() < pair[1].as_bytes()));
         for line in FUNCTIONS.lines() {
             let (name, label) = line.split_once('\t').expect("checked above");
             let route = built_in_function(name);
             assert_eq!(route, Some(FunctionRoute::from_label(label)), "{name}");
-            assert_ne!(route, Some(FunctionRoute::Unknown), "{name} has the unknown route {label}");
+            assert_ne!(
+                route,
+                Some(FunctionRoute::Unknown),
+                "{name} has the unknown route {label}"
+            );
         }
     }
 
@@ -292,9 +421,36 @@ mod tests {
         ] {
             assert_eq!(route(name), expected, "{name}");
         }
-        assert_eq!(BuiltIn.function(Name { schema: Some("evil"), name: "lower" }, None), FunctionRoute::Unknown);
-        assert_eq!(BuiltIn.function(Name { schema: None, name: "ts_rewrite" }, Some(2)), FunctionRoute::RunsSql);
-        assert_eq!(BuiltIn.function(Name { schema: None, name: "ts_rewrite" }, Some(3)), FunctionRoute::Safe);
+        assert_eq!(
+            BuiltIn.function(
+                Name {
+                    schema: Some("evil"),
+                    name: "lower"
+                },
+                None
+            ),
+            FunctionRoute::Unknown
+        );
+        assert_eq!(
+            BuiltIn.function(
+                Name {
+                    schema: None,
+                    name: "ts_rewrite"
+                },
+                Some(2)
+            ),
+            FunctionRoute::RunsSql
+        );
+        assert_eq!(
+            BuiltIn.function(
+                Name {
+                    schema: None,
+                    name: "ts_rewrite"
+                },
+                Some(3)
+            ),
+            FunctionRoute::Safe
+        );
     }
 
     #[test]

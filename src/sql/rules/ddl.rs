@@ -20,7 +20,11 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
         // `nextval` in the default of a column isn't called yet.
         verdict.effects.retain(|effect| *effect != Effect::NextVal);
     }
-    if is_temporary(statement) { verdict.with_pin(PinReason::TemporaryTable) } else { verdict }
+    if is_temporary(statement) {
+        verdict.with_pin(PinReason::TemporaryTable)
+    } else {
+        verdict
+    }
 }
 
 /// CREATE [OR REPLACE] [GLOBAL | LOCAL] TEMP[ORARY] …

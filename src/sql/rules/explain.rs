@@ -23,9 +23,11 @@ pub(super) fn explain(statement: &Statement<'_>, context: &SqlContext, catalog: 
         return Verdict::write(Reason::TemporarySchema).with_pin(PinReason::TemporaryTable);
     }
     match head(&inner).1 {
-        Command::Query | Command::Dml(_) | Command::Declare | Command::Ddl("CREATE") | Command::Utility("REFRESH MATERIALIZED VIEW") => {
-            planned(&inner, context, catalog)
-        }
+        Command::Query
+        | Command::Dml(_)
+        | Command::Declare
+        | Command::Ddl("CREATE")
+        | Command::Utility("REFRESH MATERIALIZED VIEW") => planned(&inner, context, catalog),
         Command::Session => Verdict::write(Reason::SessionState("EXPLAIN EXECUTE")),
         _ => Verdict::write(Reason::Unparsed),
     }
@@ -34,7 +36,9 @@ pub(super) fn explain(statement: &Statement<'_>, context: &SqlContext, catalog: 
 /// Counts, buffers and times are those of the node that ran it: a read may go to a standby only when asked to.
 fn executed(verdict: Verdict) -> Verdict {
     match verdict.access {
-        Access::Read => Verdict::write(Reason::NodeLocal { name: "EXPLAIN ANALYZE".to_owned() }),
+        Access::Read => Verdict::write(Reason::NodeLocal {
+            name: "EXPLAIN ANALYZE".to_owned(),
+        }),
         Access::Write => verdict,
     }
 }
@@ -45,7 +49,10 @@ fn planned(inner: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -
     let of_function = |reason: &Reason| {
         matches!(
             reason,
-            Reason::NodeLocal { .. } | Reason::Function { .. } | Reason::ServerAction { .. } | Reason::EmbeddedSql { .. }
+            Reason::NodeLocal { .. }
+                | Reason::Function { .. }
+                | Reason::ServerAction { .. }
+                | Reason::EmbeddedSql { .. }
         )
     };
     match findings.hard.filter(of_function).or(findings.soft.filter(of_function)) {
@@ -77,5 +84,6 @@ fn says_analyze(statement: &Statement<'_>, index: usize) -> bool {
         return true;
     }
     let value = statement.written(index + 1, index + 2).to_ascii_lowercase();
-    matches!(statement.identifier(index).as_ref(), "analyze" | "analyse") && !matches!(value.trim_matches('\''), "false" | "off" | "0")
+    matches!(statement.identifier(index).as_ref(), "analyze" | "analyse")
+        && !matches!(value.trim_matches('\''), "false" | "off" | "0")
 }

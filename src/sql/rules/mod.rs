@@ -32,11 +32,20 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) fn read(reason: Reason) -> Self {
-        Verdict { access: Access::Read, reason, effects: SmallVec::new(), ddl: false, now_sensitive: false }
+        Verdict {
+            access: Access::Read,
+            reason,
+            effects: SmallVec::new(),
+            ddl: false,
+            now_sensitive: false,
+        }
     }
 
     pub(crate) fn write(reason: Reason) -> Self {
-        Verdict { access: Access::Write, ..Verdict::read(reason) }
+        Verdict {
+            access: Access::Write,
+            ..Verdict::read(reason)
+        }
     }
 
     pub(crate) fn with(mut self, effect: Effect) -> Self {
@@ -163,7 +172,9 @@ const COMMANDS: &[(&str, Command)] = &[
 
 /// The index of the first word, behind parentheses that open the statement, and the command that it names.
 fn head(statement: &Statement<'_>) -> (usize, Command) {
-    let parentheses = (0..statement.len()).take_while(|&index| statement.is_punct(index, b'(')).count();
+    let parentheses = (0..statement.len())
+        .take_while(|&index| statement.is_punct(index, b'('))
+        .count();
     let word = statement.identifier(parentheses);
     let command = COMMANDS
         .binary_search_by(|(name, _)| (*name).cmp(word.as_ref()))
@@ -195,8 +206,16 @@ pub(crate) fn judge_by_head(statement: &Statement<'_>) -> Verdict {
         Command::Unknown => Verdict::write(Reason::UnknownVerb),
     };
     let unknown_word = command == Command::Unknown && statement.is_name(first);
-    let pinned = if unknown_word { verdict.with_pin(PinReason::Unknown) } else { verdict };
-    if names_temporary_schema(statement) { pinned.with_pin(PinReason::TemporaryTable) } else { pinned }
+    let pinned = if unknown_word {
+        verdict.with_pin(PinReason::Unknown)
+    } else {
+        verdict
+    };
+    if names_temporary_schema(statement) {
+        pinned.with_pin(PinReason::TemporaryTable)
+    } else {
+        pinned
+    }
 }
 
 /// `pg_temp` or `pg_temp_3`, as a name.
@@ -206,7 +225,10 @@ pub(crate) fn names_temporary_schema(statement: &Statement<'_>) -> bool {
 
 pub(crate) fn is_temporary_schema(name: &str) -> bool {
     name.strip_prefix("pg_temp").is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix('_').is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        rest.is_empty()
+            || rest
+                .strip_prefix('_')
+                .is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
     })
 }
 

@@ -28,7 +28,11 @@ pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &d
             verdict = verdict.with_pin(PinReason::TemporaryTable);
         }
     }
-    if names_temporary_schema(statement) { verdict.with_pin(PinReason::TemporaryTable) } else { verdict }
+    if names_temporary_schema(statement) {
+        verdict.with_pin(PinReason::TemporaryTable)
+    } else {
+        verdict
+    }
 }
 
 fn both_readings(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Findings {
@@ -106,5 +110,10 @@ fn goes_to_client(statement: &Statement<'_>, at: usize) -> bool {
 
 fn elsewhere(statement: &Statement<'_>, at: usize) -> Verdict {
     let to = statement.is_word(at, "to");
-    Verdict::write(Reason::Verb(if to { "COPY TO a server's file or program" } else { "COPY" })).with_calls(statement)
+    Verdict::write(Reason::Verb(if to {
+        "COPY TO a server's file or program"
+    } else {
+        "COPY"
+    }))
+    .with_calls(statement)
 }

@@ -34,7 +34,9 @@ fn deallocate(statement: &Statement<'_>) -> Effect {
     if statement.is_word(name, "all") {
         Effect::DeallocateAll
     } else {
-        Effect::Deallocate { name: statement.identifier(name).into_owned() }
+        Effect::Deallocate {
+            name: statement.identifier(name).into_owned(),
+        }
     }
 }
 
@@ -44,7 +46,12 @@ fn deallocate(statement: &Statement<'_>) -> Effect {
 pub(super) fn declare(statement: &Statement<'_>) -> Verdict {
     let verdict = Verdict::write(Reason::Cursor).with_calls(statement);
     let options = (1..statement.len()).take_while(|&index| !statement.is_word(index, "for"));
-    let with_hold =
-        options.into_iter().any(|index| statement.is_word(index, "with") && statement.is_word(index + 1, "hold"));
-    if with_hold { verdict.with_pin(PinReason::WithHoldCursor) } else { verdict }
+    let with_hold = options
+        .into_iter()
+        .any(|index| statement.is_word(index, "with") && statement.is_word(index + 1, "hold"));
+    if with_hold {
+        verdict.with_pin(PinReason::WithHoldCursor)
+    } else {
+        verdict
+    }
 }

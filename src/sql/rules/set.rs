@@ -42,14 +42,19 @@ fn set(statement: &Statement<'_>) -> Verdict {
     let next_is = |index, word| statement.is_word(index, word);
     let (scope, at) = match () {
         () if next_is(1, "local") => (Scope::Local, 2),
-        () if next_is(1, "session") && !next_is(2, "authorization") && !next_is(2, "characteristics") => (Scope::Session, 2),
+        () if next_is(1, "session") && !next_is(2, "authorization") && !next_is(2, "characteristics") => {
+            (Scope::Session, 2)
+        }
         () => (Scope::Session, 1),
     };
     let to = |name: &str, value: usize| effect(statement, scope, name.to_owned(), value);
     let setting = match statement.identifier(at).as_ref() {
         "transaction" if !assigns(statement, at + 1) => {
             let modes = Modes::read(statement, at + 1);
-            let effect = Effect::SetTransaction { read_only: modes.read_only, isolation: modes.isolation };
+            let effect = Effect::SetTransaction {
+                read_only: modes.read_only,
+                isolation: modes.isolation,
+            };
             return Verdict::write(Reason::TransactionControl).with(effect);
         }
         "constraints" if !assigns(statement, at + 1) => return Verdict::write(Reason::TransactionControl),
@@ -91,12 +96,25 @@ fn setting_name(statement: &Statement<'_>, at: usize) -> (String, usize) {
 fn effect(statement: &Statement<'_>, scope: Scope, name: String, value: usize) -> Effect {
     let written = statement.written(value, statement.len());
     match name.as_str() {
-        "transaction_read_only" => return Effect::SetTransaction { read_only: boolean(&written), isolation: None },
+        "transaction_read_only" => {
+            return Effect::SetTransaction {
+                read_only: boolean(&written),
+                isolation: None,
+            };
+        }
         "transaction_isolation" => {
             let level = written.trim_matches('\'').to_ascii_lowercase();
-            return Effect::SetTransaction { read_only: None, isolation: isolation(&level) };
+            return Effect::SetTransaction {
+                read_only: None,
+                isolation: isolation(&level),
+            };
         }
-        "transaction_deferrable" => return Effect::SetTransaction { read_only: None, isolation: None },
+        "transaction_deferrable" => {
+            return Effect::SetTransaction {
+                read_only: None,
+                isolation: None,
+            };
+        }
         _ => {}
     }
     if scope == Scope::Local {
@@ -106,7 +124,10 @@ fn effect(statement: &Statement<'_>, scope: Scope, name: String, value: usize) -
         "role" | "session_authorization" => Effect::Pin(PinReason::SessionGuc),
         "seed" => Effect::Pin(PinReason::SetSeed),
         _ if value >= statement.len() || is_default(statement, value) => Effect::ResetGuc { name },
-        _ => Effect::SetGuc { name, value: written.into_owned() },
+        _ => Effect::SetGuc {
+            name,
+            value: written.into_owned(),
+        },
     }
 }
 

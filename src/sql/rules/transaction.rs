@@ -11,10 +11,14 @@ pub(super) fn control(statement: &Statement<'_>) -> Verdict {
     match statement.identifier(0).as_ref() {
         "begin" | "start" => verdict.with(begin(statement)),
         "commit" | "end" | "rollback" | "abort" => end(statement, verdict),
-        "savepoint" => verdict.with(Effect::Savepoint { name: statement.identifier(1).into_owned() }),
+        "savepoint" => verdict.with(Effect::Savepoint {
+            name: statement.identifier(1).into_owned(),
+        }),
         "release" => {
             let name = 1 + usize::from(statement.is_word(1, "savepoint") && statement.len() > 2);
-            verdict.with(Effect::Release { name: statement.identifier(name).into_owned() })
+            verdict.with(Effect::Release {
+                name: statement.identifier(name).into_owned(),
+            })
         }
         _ => verdict,
     }
@@ -22,7 +26,11 @@ pub(super) fn control(statement: &Statement<'_>) -> Verdict {
 
 fn begin(statement: &Statement<'_>) -> Effect {
     let modes = Modes::read(statement, behind_work(statement));
-    Effect::Begin { read_only: modes.read_only, isolation: modes.isolation, deferrable: modes.deferrable }
+    Effect::Begin {
+        read_only: modes.read_only,
+        isolation: modes.isolation,
+        deferrable: modes.deferrable,
+    }
 }
 
 fn behind_work(statement: &Statement<'_>) -> usize {
@@ -32,15 +40,25 @@ fn behind_work(statement: &Statement<'_>) -> usize {
 fn end(statement: &Statement<'_>, verdict: Verdict) -> Verdict {
     let commits = statement.is_any_word(0, &["commit", "end"]);
     if statement.is_word(1, "prepared") {
-        return Verdict::write(Reason::Verb(if commits { "COMMIT PREPARED" } else { "ROLLBACK PREPARED" }));
+        return Verdict::write(Reason::Verb(if commits {
+            "COMMIT PREPARED"
+        } else {
+            "ROLLBACK PREPARED"
+        }));
     }
     let next = behind_work(statement);
     if !commits && statement.is_word(next, "to") {
         let name = next + 1 + usize::from(statement.is_word(next + 1, "savepoint") && statement.len() > next + 2);
-        return verdict.with(Effect::RollbackTo { name: statement.identifier(name).into_owned() });
+        return verdict.with(Effect::RollbackTo {
+            name: statement.identifier(name).into_owned(),
+        });
     }
     let chain = statement.is_word(next, "and") && statement.is_word(next + 1, "chain");
-    verdict.with(if commits { Effect::Commit { chain } } else { Effect::Rollback { chain } })
+    verdict.with(if commits {
+        Effect::Commit { chain }
+    } else {
+        Effect::Rollback { chain }
+    })
 }
 
 /// The modes of BEGIN and SET TRANSACTION.
@@ -64,9 +82,12 @@ impl Modes {
                 modes.read_only = Some(false);
                 index += 2;
             } else if statement.is_word(index, "isolation") && next("level") {
-                modes.isolation = 
-                    isolation(&format!("{} {}", statement.identifier(index + 2), statement.identifier(index + 3)))
-                        .or(modes.isolation);
+                modes.isolation = isolation(&format!(
+                    "{} {}",
+                    statement.identifier(index + 2),
+                    statement.identifier(index + 3)
+                ))
+                .or(modes.isolation);
                 index += 3;
             } else if statement.is_word(index, "not") && next("deferrable") {
                 modes.deferrable = false;

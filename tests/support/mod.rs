@@ -1,0 +1,230 @@
+//! What the tests of the whole proxy stand on: a lab, `pgsluice serve` as a process of its own in front of it, and clients.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pgsluice::admin::status::Status;
+use pgsluice::lab::{LabGuard, Node};
+use tokio_postgres::NoTls;
+
+/// How long anything that must happen may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A proxy in front of a lab; ends with the test, also by a panic.
+pub struct Proxy {
+    child: Child,
+    dir: PathBuf,
+    /// Where clients connect.
+    pub port: u16,
+    /// Where the admin server is.
+    pub admin: SocketAddr,
+}
+
+impl Proxy {
+    /// Serves all nodes of `lab` with the defaults.
+    pub fn start(lab: &LabGuard) -> Proxy {
+        Proxy::with(lab, "")
+    }
+
+    /// Serves all nodes of `lab`; `sections` is more TOML (any section but listen.addresses, cluster, monitor and admin).
+    pub fn with(lab: &LabGuard, sections: &str) -> Proxy {
+        let dir = lab.dir().join(format!("proxy-{}", free_port()));
+        fs::create_dir(&dir).expect("a folder for the proxy");
+        let (port, admin) = (free_port(), free_port());
+        let nodes: String = lab
+            .nodes()
+            .iter()
+            .map(|node| {
+                format!(
+                    "[[cluster.node]]\nname = \"{}\"\naddress = \"{}\"\n",
+                    node.name(),
+                    node.address()
+                )
+            })
+            .collect();
+        let listen = if sections.contains("[listen]") {
+            ""
+        } else {
+            "[listen]\n"
+        };
+        let config = format!("{sections}\n{listen}{nodes}\n[monitor]\nuser = \"postgres\"\n");
+        fs::write(dir.join("pgsluice.toml"), config).expect("the proxy's configuration");
+        let log = File::create(dir.join("log")).expect("the proxy's log");
+        let child = Command::new(env!("CARGO_BIN_EXE_pgsluice"))
+            .arg("serve")
+            .arg("-c")
+            .arg(dir.join("pgsluice.toml"))
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .env("PGSLUICE_HTTP", format!("127.0.0.1:{admin}"))
+            .env("PGSLUICE_LOG", "pgsluice=debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("pgsluice serve");
+        let mut proxy = Proxy {
+            child,
+            dir,
+            port,
+            admin: SocketAddr::from(([127, 0, 0, 1], admin)),
+        };
+        let standbys = lab.nodes().len() - 1;
+        eventually("the proxy serves all nodes", || {
+            if let Ok(Some(status)) = proxy.child.try_wait() {
+                panic!("pgsluice serve ended with {status}: {}", proxy.log());
+            }
+            proxy.try_status().is_some_and(|status| {
+                status.primary.is_some() && status.nodes.iter().filter(|node| node.serving).count() == standbys + 1
+            })
+        });
+        proxy
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("process ids are small")
+    }
+
+    /// The file it was configured with.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("pgsluice.toml")
+    }
+
+    /// `GET path`: the status line's code, and the body.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut tcp = TcpStream::connect_timeout(&self.admin, Duration::from_secs(2)).ok()?;
+        tcp.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(tcp, "GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// `/status`, if it answers.
+    pub fn try_status(&self) -> Option<Status> {
+        serde_json::from_str(&self.get("/status")?.1).ok()
+    }
+
+    /// `/status`.
+    pub fn status(&self) -> Status {
+        self.try_status().expect("the proxy answers /status")
+    }
+
+    /// The value of a metric's line: name and labels as they stand in `/metrics`, such as `pgsluice_routing_epoch`.
+    pub fn metric(&self, line: &str) -> f64 {
+        let (_, text) = self.get("/metrics").expect("the proxy answers /metrics");
+        text.lines()
+            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
+            .unwrap_or(0.0)
+    }
+
+    /// Statements that `node` was sent by this proxy: reads and writes.
+    pub fn statements(&self, node: &str) -> (u64, u64) {
+        let status = self.status();
+        let node = status
+            .nodes
+            .iter()
+            .find(|known| known.name == node)
+            .expect("a node of the lab");
+        (node.statements_read, node.statements_write)
+    }
+
+    /// libpq's connection string.
+    pub fn dsn(&self) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port)
+    }
+
+    /// A logged-in client.
+    pub async fn client(&self) -> tokio_postgres::Client {
+        client(&self.dsn()).await
+    }
+
+    /// Sends a signal to the proxy's process.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("the proxy's process");
+    }
+
+    /// Waits until the process has ended.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the proxy did not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("--- the proxy's log ends with");
+            for line in tail.into_iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+/// A logged-in client of whatever listens there.
+pub async fn client(dsn: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls)
+        .await
+        .unwrap_or_else(|error| panic!("{dsn}: {error}"));
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    client
+}
+
+/// A client of a node itself.
+pub async fn direct(node: &Node) -> tokio_postgres::Client {
+    client(&format!(
+        "host=127.0.0.1 port={} user=postgres dbname=postgres",
+        node.port()
+    ))
+    .await
+}
+
+/// A port that nobody uses at this moment.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Waits until it is so.
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The port of the node that answers, as told by the node.
+pub async fn node_port(client: &tokio_postgres::Client, hint: &str) -> i32 {
+    client
+        .query_one(&format!("{hint} select inet_server_port()"), &[])
+        .await
+        .expect("an answer")
+        .get(0)
+}
