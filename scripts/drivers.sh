@@ -171,7 +171,7 @@ start_lab() {
 start_proxy() {
     local port=$1 admin=$2
     cp "$lab/pgsluice.toml" "$dir/pgsluice.toml"
-    printf '\n[pool]\nsize = 3\n' >>"$dir/pgsluice.toml"
+    printf '\n[pool]\nsize = 3\ncheckout_timeout = "10s"\n' >>"$dir/pgsluice.toml"
     PGSLUICE_HTTP="127.0.0.1:$admin" PGSLUICE_LOG="${PGSLUICE_LOG:-info}" \
         "$pgsluice" serve -c "$dir/pgsluice.toml" --listen "127.0.0.1:$port" >"$dir/proxy.log" 2>&1 &
     proxy=$!
@@ -194,7 +194,8 @@ start_proxy "$((base + 3))" "$((base + 4))"
 
 # ---- the drivers
 
-export DRIVERS_DIRECT_PORT=$base DRIVERS_PROXY_PORT=$((base + 3)) DRIVERS_QUICK=$quick DRIVERS_ONLY=$only
+export DRIVERS_DIRECT_PORT=$base DRIVERS_STANDBY_PORTS=$((base + 1)),$((base + 2)) DRIVERS_PROXY_PORT=$((base + 3))
+export DRIVERS_QUICK=$quick DRIVERS_ONLY=$only
 results=$dir/results
 : >"$results"
 
