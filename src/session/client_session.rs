@@ -1,58 +1,53 @@
 //! The session's loop: take what the client wants, carry it out, settle what it changed.
 
+mod answers;
+mod attached;
+mod unattached;
+
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
-use bytes::Buf;
 use smallvec::SmallVec;
-use tokio::io::AsyncWriteExt;
 
-use super::aborted;
-use super::cancel::{Registered, ServerProcess};
+use super::cancel::Registered;
+use super::client_link::ClientLink;
 use super::control::Order;
+use super::danger::{Danger, begins_on_standby};
 use super::error::SessionError;
-use super::exchange::{Answer, Exchange, Left, Outcome, Parties};
-use super::inbox::{Inbox, poll_read};
+use super::inbox::poll_read;
 use super::login::{Told, farewell};
-use super::phase::{Attached, Block, Phase, Pins};
+use super::outcome::Answer;
+use super::overhear::{Alive, overhear};
+use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
-use super::plan::{Danger, Plan, begins_on_standby, plan};
-use super::request::{FrameAt, Gathered, Unit, gather};
-use super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
+use super::plan::{Plan, plan};
+use super::request::{Gathered, Tail, Unit};
 use super::settle;
 use super::statements::Statements;
 use super::worker::{Present, Worker};
-use crate::cluster::Hint;
-use crate::config::{Config, PoolMode};
+use crate::config::Config;
 use crate::pool::{PrincipalPools, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
-use crate::sql::{Access, Effect, PinReason, SqlContext};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status, put_parameter_status, put_ready};
-use crate::wire::error_response::ErrorView;
-use crate::wire::frame::HEADER;
-use crate::wire::frontend::{self, Named};
+use crate::sql::{PinReason, SqlContext, StatementClass};
+use crate::wire::backend::{TransactionStatus, put_parameter_status};
 use crate::wire::stream::Stream;
 
 /// One logged-in client.
 pub struct ClientSession {
     worker: Rc<Worker>,
     present: Present,
-    client: Stream,
-    inbox: Inbox,
+    client: ClientLink,
     principal: Arc<PrincipalPools>,
     registered: Registered,
     phase: Phase,
     pub(super) state: SessionState,
-    /// After an error in a batch: everything up to its Sync is passed over.
-    skip_to_sync: bool,
-    /// Bytes still to come of a message that is passed over.
-    discard: usize,
 }
 
 /// What a session has of its own, wherever it runs.
@@ -118,8 +113,7 @@ impl ClientSession {
         ClientSession {
             worker: Rc::clone(worker),
             present,
-            client,
-            inbox: Inbox::new(Rc::clone(&worker.buffers)),
+            client: ClientLink::new(client, Rc::clone(&worker.buffers)),
             principal,
             registered,
             phase: Phase::Idle,
@@ -132,8 +126,6 @@ impl ClientSession {
                 pins: Pins::default(),
                 pg_catalog_first,
             },
-            skip_to_sync: false,
-            discard: 0,
         }
     }
 
@@ -155,29 +147,27 @@ impl ClientSession {
             self.worker.shared.count_error(error.sqlstate());
             let mut out = Vec::new();
             error.fatal().encode_error(&mut out);
-            farewell(&mut self.client, &out).await;
+            farewell(&mut self.client.stream, &out).await;
         }
     }
 
     /// Takes one step: whatever the inbox begins with, or waiting for more.
     async fn next(&mut self) -> Result<(), End> {
-        if self.discard > 0 {
-            let here = self.discard.min(self.inbox.bytes().len());
-            self.inbox.consume(here);
-            self.discard -= here;
-            if self.discard > 0 {
-                return self.wait().await;
-            }
-        }
-        let gathered = gather(self.inbox.bytes()).map_err(|bad| End::Fatal(SessionError::Protocol(bad.to_string())))?;
+        let gathered = self
+            .client
+            .gather()
+            .map_err(|bad| End::Fatal(SessionError::Protocol(bad.to_string())))?;
         match gathered {
             Gathered::More => self.wait().await,
             Gathered::Terminate => Err(End::Left),
             Gathered::Skip(count) => {
-                self.discard = count;
+                self.client.discard(count);
                 Ok(())
             }
-            Gathered::Unit(unit) if self.skip_to_sync => self.skip(&unit).await,
+            Gathered::Unit(unit) if self.client.skips() => {
+                let status = self.status();
+                Ok(self.client.skip(&unit, status).await?)
+            }
             Gathered::Unit(unit) => self.carry_out(unit).await,
         }
     }
@@ -203,7 +193,8 @@ impl ClientSession {
                     self.worker.buffers.give(buffer);
                 }
             }
-            self.inbox.poll_fill(&mut self.client, cx).map(News::Client)
+            let ClientLink { stream, inbox, .. } = &mut self.client;
+            inbox.poll_fill(stream, cx).map(News::Client)
         })
         .await;
         match news {
@@ -212,14 +203,16 @@ impl ClientSession {
             News::Order => Err(End::Fatal(SessionError::Draining)),
             News::Server(read) => {
                 let mut bytes = heard.unwrap_or_default();
-                let alive = matches!(read, Ok(count) if count > 0);
-                let heard = if alive {
-                    self.overhear(&mut bytes).await
-                } else {
-                    Ok(Alive::No)
+                let alive = match (&mut self.phase, read) {
+                    (Phase::Attached(attached), Ok(count)) if count > 0 => {
+                        let cluster = &self.worker.shared.cluster;
+                        let conn = attached.lease.conn();
+                        overhear(&mut bytes, conn, &mut self.client, &mut self.state.told, cluster).await?
+                    }
+                    _ => Alive::No,
                 };
                 self.worker.buffers.give(bytes);
-                match heard? {
+                match alive {
                     Alive::Yes => Ok(()),
                     Alive::No => self.held_connection_lost(),
                 }
@@ -233,83 +226,6 @@ impl ClientSession {
             Phase::Aborted { .. } => true,
             Phase::Idle => false,
         }
-    }
-
-    /// Passes on what a server says unasked: notifications, notices, changed parameters.
-    async fn overhear(&mut self, bytes: &mut bytes::BytesMut) -> Result<Alive, End> {
-        let Phase::Attached(attached) = &mut self.phase else {
-            return Ok(Alive::Yes);
-        };
-        let node = attached.route.node;
-        let mut scanner = ReplyScanner::default();
-        loop {
-            let mut at = 0;
-            let mut out = Vec::new();
-            while at < bytes.len() {
-                match scanner.step(bytes, at) {
-                    Step::Opaque { end } => {
-                        out.extend_from_slice(&bytes[at..end]);
-                        at = end;
-                    }
-                    Step::Incomplete => break,
-                    Step::Malformed => return Ok(Alive::No),
-                    Step::Message { tag: b'E', body, .. } => {
-                        tracing::debug!(node = node.index(), code = ?ErrorView::parse(body).map(|e| e.code), "held connection ended");
-                        self.worker.shared.cluster.hint(node, Hint::ShuttingDown);
-                        return Ok(Alive::No);
-                    }
-                    Step::Message { tag: b'S', body, end } => {
-                        if let Some((name, value)) = parameter_status(body) {
-                            attached.lease.conn().note_parameter(name, value);
-                            if name == "in_hot_standby" {
-                                self.worker.shared.cluster.hint(node, Hint::InHotStandby(value == "on"));
-                            } else if self.state.told.note(name, value) {
-                                put_parameter_status(&mut out, name, value);
-                            }
-                        }
-                        at = end;
-                    }
-                    Step::Message { end, .. } => {
-                        out.extend_from_slice(&bytes[at..end]);
-                        at = end;
-                    }
-                }
-            }
-            bytes.advance(at);
-            if !out.is_empty() {
-                self.client.write_all(&out).await?;
-                self.client.flush().await?;
-            }
-            if bytes.is_empty() && scanner.at_boundary() {
-                return Ok(Alive::Yes);
-            }
-            let read = poll_fn(|cx| poll_read(&mut attached.lease.conn().stream, bytes, cx)).await;
-            if !matches!(read, Ok(count) if count > 0) {
-                return Ok(Alive::No);
-            }
-        }
-    }
-
-    /// The connection that the session holds is gone, and nothing was running on it.
-    fn held_connection_lost(&mut self) -> Result<(), End> {
-        let Phase::Attached(attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return Ok(());
-        };
-        self.worker
-            .shared
-            .cluster
-            .hint(attached.route.node, Hint::ConnectionLost);
-        if self.state.pins.any() {
-            return Err(End::Fatal(SessionError::PinnedLost(self.node_name(attached.route))));
-        }
-        if let Some(block) = attached.block {
-            self.state.settings = Arc::clone(&block.settings_before);
-            self.phase = Phase::Aborted {
-                untold: true,
-                settings: block.settings_before,
-            };
-        }
-        Ok(())
     }
 
     fn node_name(&self, route: Route) -> String {
@@ -326,26 +242,6 @@ impl ClientSession {
         }
     }
 
-    /// Passes over a batch in which an error was reported, up to its Sync.
-    async fn skip(&mut self, unit: &Unit) -> Result<(), End> {
-        let sync = unit.frames.iter().find(|frame| frame.tag == b'S');
-        match sync {
-            Some(frame) => {
-                self.inbox.consume(frame.end);
-                self.skip_to_sync = false;
-                let mut out = Vec::new();
-                put_ready(&mut out, self.status());
-                self.say(&out).await
-            }
-            None => {
-                let end = unit.frames.last().map_or(unit.len, |frame| frame.end);
-                self.inbox.consume(unit.len);
-                self.discard = end.saturating_sub(unit.len);
-                Ok(())
-            }
-        }
-    }
-
     fn status(&self) -> TransactionStatus {
         match &self.phase {
             Phase::Idle => TransactionStatus::Idle,
@@ -359,9 +255,7 @@ impl ClientSession {
     }
 
     async fn say(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.client.write_all(bytes).await?;
-        self.client.flush().await?;
-        Ok(())
+        Ok(self.client.say(bytes).await?)
     }
 
     async fn carry_out(&mut self, unit: Unit) -> Result<(), End> {
@@ -369,363 +263,27 @@ impl ClientSession {
         let context = self.sql_context();
         let worker = Rc::clone(&self.worker);
         let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let plan = plan(&unit, self.inbox.bytes(), &mut self.state.statements, classify)
+        let plan = plan(&unit, self.client.inbox.bytes(), &mut self.state.statements, classify)
             .map_err(|violation| End::Fatal(SessionError::Protocol(violation.0)))?;
         self.worker.shared.cluster.note_statement();
         if let Some(error) = settle::refused_setting(&plan.effects) {
             return self.report(error, &plan, &unit.frames).await;
         }
+        let mut plan = plan;
+        if plan.begins
+            && matches!(plan.want, Want::Read)
+            && self.state.settings.value("default_transaction_isolation").is_some()
+        {
+            // Its READ ONLY block may need one snapshot throughout, and could not be moved.
+            plan.want = Want::Primary(RouteReason::NeedsPrimary);
+        }
         match &self.phase {
+            _ if !plan.needs_server => self.answer_here(&plan, &unit).await,
+            Phase::Idle if plan.only_ends_block() => self.answer_end_of_nothing(&plan, &unit).await,
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
-            Phase::Idle if !plan.needs_server => self.answer_here(&plan, &unit).await,
             Phase::Idle => self.place_and_run(&plan, &unit.frames, arrived).await,
             Phase::Attached(_) => self.run_attached(&plan, &unit, arrived).await,
         }
-    }
-
-    /// Answers a unit that nothing runs in: Sync alone, or Close of statements.
-    async fn answer_here(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
-        let mut out = Vec::new();
-        for frame in &unit.frames[..plan.frames] {
-            let body = &self.inbox.bytes()[frame.start + HEADER..frame.end];
-            match (frame.tag, frontend::named(body)) {
-                (b'C', Some(Named::Statement([]))) => self.state.statements.forget_unnamed(),
-                (b'C', Some(Named::Statement(name))) => drop(self.state.statements.remove(name)),
-                _ => {}
-            }
-            match frame.tag {
-                b'C' => out.extend_from_slice(&crate::wire::backend::CLOSE_COMPLETE),
-                b'S' => put_ready(&mut out, TransactionStatus::Idle),
-                _ => {}
-            }
-        }
-        self.inbox.consume(plan.len);
-        self.say(&out).await
-    }
-
-    /// The session holds nothing: finds a place for the unit, as often as it takes.
-    async fn place_and_run(&mut self, plan: &Plan, frames: &[FrameAt], arrived: Instant) -> Result<(), End> {
-        let worker = Rc::clone(&self.worker);
-        let config = worker.shared.config.load();
-        let rules = Rules {
-            consistency: self.consistency(&config),
-            ..rules(&config)
-        };
-        let session_pool = config.pool.mode == PoolMode::Session;
-        drop(config);
-        let mut want = if session_pool {
-            Want::Primary(RouteReason::Attached)
-        } else {
-            plan.want
-        };
-        let mut placing = Placing::new(&worker);
-        let mut retries = 0;
-        loop {
-            let principal = Arc::clone(&self.principal);
-            let placed = placing
-                .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
-                .await;
-            let Placed { lease, route, reported } = match placed {
-                Ok(placed) => placed,
-                Err(error) => return self.report(error, plan, frames).await,
-            };
-            self.tell(reported).await?;
-            worker.shared.counters.decided(route.target, route.reason);
-            let mut attached = Box::new(Attached {
-                lease,
-                route,
-                block: None,
-            });
-            // On a connection that others have used, currval() and lastval() would show a stranger's value.
-            if plan.sequence_state && attached.lease.conn().run(b"DISCARD SEQUENCES").await.is_err() {
-                continue;
-            }
-            let attempt = Attempt {
-                progress: Progress::SentToNode,
-                danger: plan.danger,
-                in_block: false,
-                target: route.target,
-                retries,
-            };
-            match self.exchange(&mut attached, plan, frames, attempt).await {
-                Outcome::Done(answer) => {
-                    worker
-                        .shared
-                        .counters
-                        .answered(route.target, plan.access, arrived.elapsed());
-                    return self.settle(attached, plan, answer, session_pool).await;
-                }
-                Outcome::Refused(code) => {
-                    worker.shared.count_retry(code.as_str());
-                    retries += 1;
-                    if after(Attempt { retries: 0, ..attempt }, Failure::Refused(code)) == NextStep::RetryOnPrimary {
-                        want = Want::Primary(RouteReason::Retried);
-                    }
-                    attached.lease.check_in(Instant::now());
-                }
-                Outcome::NodeLost {
-                    farewell,
-                    forwarded,
-                    left,
-                } => {
-                    worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                    drop(attached);
-                    let progress = if forwarded {
-                        Progress::ForwardedToClient
-                    } else {
-                        Progress::SentToNode
-                    };
-                    match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
-                        NextStep::Retry | NextStep::RetryOnPrimary => {
-                            worker.shared.count_retry("node_lost");
-                            retries += 1;
-                        }
-                        NextStep::Forward => return Err(End::Left),
-                        NextStep::Report(verdict) => {
-                            let verdict = if plan.begins {
-                                Verdict::CertainlyNotCommitted
-                            } else {
-                                verdict
-                            };
-                            return self
-                                .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
-                                .await;
-                        }
-                    }
-                }
-                Outcome::ClientGone => {
-                    self.client_gone(attached, plan).await;
-                    return Err(End::Left);
-                }
-                Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
-            }
-        }
-    }
-
-    fn consistency(&self, config: &Config) -> crate::config::Consistency {
-        settle::session_consistency(&self.state.settings).unwrap_or(config.routing.consistency)
-    }
-
-    async fn exchange(
-        &mut self,
-        attached: &mut Attached,
-        plan: &Plan,
-        frames: &[FrameAt],
-        attempt: Attempt,
-    ) -> Outcome {
-        let worker = Rc::clone(&self.worker);
-        let context = self.sql_context();
-        let link = Arc::clone(attached.lease.link());
-        let conn = attached.lease.conn();
-        self.registered.slot.arm(ServerProcess {
-            node: conn.node,
-            pid: conn.pid,
-            secret: Arc::clone(&conn.secret),
-        });
-        worker
-            .shared
-            .counters
-            .sent(conn.node, attempt.target, plan.access, u64::from(plan.ready.max(1)));
-        link.started(plan.access, u64::from(plan.ready.max(1)));
-        let started = Instant::now();
-        let warm = conn.warms_up();
-        let parties = Parties {
-            client: &mut self.client,
-            inbox: &mut self.inbox,
-            statements: &mut self.state.statements,
-            told: &mut self.state.told,
-            conn,
-            buffers: &worker.buffers,
-            registry: &worker.shared.pools.statements,
-            cluster: &worker.shared.cluster,
-        };
-        let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames])
-            .run()
-            .await;
-        link.finished();
-        match &outcome {
-            Outcome::Done(Answer {
-                first_byte: Some(first_byte),
-                failed: false,
-                ..
-            }) if warm => {
-                link.observe(first_byte.saturating_duration_since(started), *first_byte);
-            }
-            // A node that fails fast must not look fast.
-            Outcome::NodeLost { .. } => link.observe(std::time::Duration::from_secs(1), Instant::now()),
-            _ => {}
-        }
-        if self.registered.slot.disarm() {
-            self.registered.slot.settled().await;
-        }
-        outcome
-    }
-
-    /// The session holds a connection: everything goes there.
-    async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
-        let Phase::Attached(mut attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return Ok(());
-        };
-        if self.must_leave_standby(&attached, plan) {
-            match self.move_to_primary(attached).await? {
-                Ok(moved) => attached = moved,
-                Err(error) => return self.report(error, plan, &unit.frames).await,
-            }
-        }
-        if let Some(block) = &mut attached.block
-            && plan.access == Access::Write
-        {
-            block.movable = None;
-        }
-        let in_block = attached.block.is_some();
-        let route = Route {
-            reason: RouteReason::Attached,
-            ..attached.route
-        };
-        self.worker.shared.counters.decided(route.target, route.reason);
-        let attempt = Attempt {
-            progress: Progress::SentToNode,
-            danger: plan.danger,
-            in_block,
-            target: route.target,
-            retries: 1, // What is attached has no other place to run.
-        };
-        let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
-        match self.exchange(&mut attached, plan, &frames, attempt).await {
-            Outcome::Done(answer) => {
-                self.worker
-                    .shared
-                    .counters
-                    .answered(route.target, plan.access, arrived.elapsed());
-                let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
-                self.settle(attached, plan, answer, session_pool).await
-            }
-            Outcome::Refused(_) | Outcome::NodeLost { .. } if self.state.pins.any() => {
-                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                Err(End::Fatal(SessionError::PinnedLost(self.node_name(route))))
-            }
-            Outcome::Refused(_) => Err(End::Left),
-            Outcome::NodeLost {
-                farewell,
-                forwarded,
-                left,
-            } => {
-                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                let progress = if forwarded {
-                    Progress::ForwardedToClient
-                } else {
-                    Progress::SentToNode
-                };
-                let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
-                    NextStep::Report(verdict) => verdict,
-                    NextStep::Retry | NextStep::RetryOnPrimary | NextStep::Forward => Verdict::Unknown,
-                };
-                let block = attached.block.take();
-                drop(attached);
-                let Some(block) = block else {
-                    return self
-                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
-                        .await;
-                };
-                self.state.settings = Arc::clone(&block.settings_before);
-                self.state.history.last_write = Some(Instant::now());
-                let ends = ends_block(plan);
-                if ends == Some(Ends::Rollback) && !forwarded {
-                    // A lost block is rolled back: that is what was asked for.
-                    self.phase = Phase::Aborted {
-                        untold: false,
-                        settings: block.settings_before,
-                    };
-                    return self.answer_aborted(plan, unit).await;
-                }
-                if ends.is_some() || plan.danger == Danger::Several {
-                    return self
-                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
-                        .await;
-                }
-                self.phase = Phase::Aborted {
-                    untold: false,
-                    settings: block.settings_before,
-                };
-                self.report_loss(plan, route, verdict, left, TransactionStatus::Failed)
-                    .await
-            }
-            Outcome::ClientGone => {
-                self.client_gone(attached, plan).await;
-                Err(End::Left)
-            }
-            Outcome::Violation(bad) => Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
-        }
-    }
-
-    /// A READ ONLY block was placed on a standby, and now comes something that a standby would do wrongly rather than refuse.
-    fn must_leave_standby(&self, attached: &Attached, plan: &Plan) -> bool {
-        attached.route.target == Target::Standby
-            && attached.block.as_ref().is_some_and(|block| !block.failed)
-            && matches!(plan.want, Want::Primary(_))
-            && !plan.block_safe
-            && !plan.refused_alike
-    }
-
-    /// Begins the block again on the primary, where it has done nothing yet that the standby's end takes away.
-    async fn move_to_primary(
-        &mut self,
-        mut attached: Box<Attached>,
-    ) -> Result<Result<Box<Attached>, SessionError>, End> {
-        let begin = attached.block.as_mut().and_then(|block| block.movable.take());
-        let settings_before = attached.block.as_ref().map_or_else(
-            || Arc::clone(&self.state.settings),
-            |block| Arc::clone(&block.settings_before),
-        );
-        let Some(begin) = begin else {
-            self.phase = Phase::Aborted {
-                untold: false,
-                settings: settings_before,
-            };
-            return Ok(Err(SessionError::BlockOnStandby));
-        };
-        if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
-            attached.lease.check_in(Instant::now());
-        }
-        let worker = Rc::clone(&self.worker);
-        let rules = rules(&worker.shared.config.load());
-        let principal = Arc::clone(&self.principal);
-        let mut placing = Placing::new(&worker);
-        let want = Want::Primary(RouteReason::NeedsPrimary);
-        let placed = placing
-            .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
-            .await;
-        let Placed {
-            mut lease,
-            route,
-            reported,
-        } = match placed {
-            Ok(placed) => placed,
-            Err(error) => {
-                self.phase = Phase::Aborted {
-                    untold: false,
-                    settings: settings_before,
-                };
-                return Ok(Err(error));
-            }
-        };
-        self.tell(reported).await?;
-        if lease.conn().begin(&begin).await.is_err() {
-            self.phase = Phase::Aborted {
-                untold: false,
-                settings: settings_before,
-            };
-            return Ok(Err(SessionError::NodeLost {
-                node: self.node_name(route),
-                verdict: Verdict::CertainlyNotCommitted,
-            }));
-        }
-        Ok(Ok(Box::new(Attached {
-            lease,
-            route,
-            block: Some(Block::begun(settings_before)),
-        })))
     }
 
     /// Tells the client what it doesn't know yet of what a server has reported.
@@ -744,13 +302,21 @@ impl ClientSession {
         &mut self,
         mut attached: Box<Attached>,
         plan: &Plan,
+        later: SmallVec<[Arc<StatementClass>; 1]>,
         answer: Answer,
         session_pool: bool,
     ) -> Result<(), End> {
         let now = Instant::now();
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
-        settle::settle(&mut self.state, &mut attached, plan, answer, now);
+        settle::settle(&mut self.state, &mut attached, plan, &later, answer, now);
+        if plan.tail == Tail::Prepared && answer.failed {
+            self.client.skip_to_sync();
+        }
+        if plan.draws_from_sequences() && !answer.failed && self.principal.reads_sequence_state.load(Ordering::Relaxed)
+        {
+            self.state.pins.add(PinReason::Sequence);
+        }
         if let Some(block) = &mut attached.block
             && begin
             && attached.route.target == Target::Standby
@@ -787,107 +353,5 @@ impl ClientSession {
             let (pid, secret) = (conn.pid, Arc::clone(&conn.secret));
             let _ = crate::auth::server_login::cancel(&address, &worker.shared.node_tls, pid, &secret).await;
         }
-    }
-
-    /// In a block that is lost with its node: 25P02 to everything but its end.
-    async fn answer_aborted(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
-        let Phase::Aborted { untold, settings } = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return Ok(());
-        };
-        if ends_block(plan).is_some() && !(untold && ends_block(plan) == Some(Ends::Commit)) {
-            let out = aborted::rolled_back(&unit.frames[..plan.frames], self.inbox.bytes());
-            self.inbox.consume(plan.len);
-            self.state.settings = settings;
-            return self.say(&out).await;
-        }
-        if untold && ends_block(plan) == Some(Ends::Commit) {
-            // The client believes that it commits: it must hear that nothing was.
-            let error = SessionError::NodeLost {
-                node: "of the transaction".into(),
-                verdict: Verdict::CertainlyNotCommitted,
-            };
-            return self.report(error, plan, &unit.frames).await;
-        }
-        self.phase = Phase::Aborted {
-            untold: false,
-            settings,
-        };
-        let error = if untold {
-            SessionError::NodeLost {
-                node: "of the transaction".into(),
-                verdict: Verdict::CertainlyNotCommitted,
-            }
-        } else {
-            SessionError::BlockLost
-        };
-        self.report(error, plan, &unit.frames).await
-    }
-
-    /// Answers a unit of which nothing was sent with an error, in the protocol's order.
-    async fn report(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
-        let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
-        let left = Left {
-            owed: plan.ready,
-            inbox: plan.len,
-            cut: end.saturating_sub(plan.len),
-        };
-        let status = self.status();
-        self.refuse(&error, left, status).await
-    }
-
-    /// Answers what is still owed of a unit whose node was lost.
-    async fn report_loss(
-        &mut self,
-        plan: &Plan,
-        route: Route,
-        verdict: Verdict,
-        left: Left,
-        status: TransactionStatus,
-    ) -> Result<(), End> {
-        if plan.access == Access::Write {
-            self.state.history.last_write = Some(Instant::now());
-        }
-        let error = SessionError::NodeLost {
-            node: self.node_name(route),
-            verdict,
-        };
-        self.refuse(&error, left, status).await
-    }
-
-    async fn refuse(&mut self, error: &SessionError, left: Left, status: TransactionStatus) -> Result<(), End> {
-        let fields = error.error();
-        self.worker.shared.count_error(fields.code);
-        let mut out = Vec::new();
-        for _ in 0..left.owed.max(1) {
-            fields.encode_error(&mut out);
-            if left.owed > 0 {
-                put_ready(&mut out, status);
-            }
-        }
-        self.skip_to_sync = left.owed == 0;
-        self.inbox.consume(left.inbox);
-        self.discard = left.cut;
-        self.say(&out).await
-    }
-}
-
-enum Alive {
-    Yes,
-    No,
-}
-
-/// How a unit ends its block, if it does nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
-    Commit,
-    Rollback,
-}
-
-fn ends_block(plan: &Plan) -> Option<Ends> {
-    let [class] = &plan.effects[..] else { return None };
-    match &class.effects[..] {
-        [Effect::Commit { .. } | Effect::PrepareTransaction] => Some(Ends::Commit),
-        [Effect::Rollback { .. }] => Some(Ends::Rollback),
-        _ => None,
     }
 }

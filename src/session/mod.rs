@@ -9,15 +9,19 @@
 //! 4. [`exchange`] sends it and relays the answer, translating statement names by [`translate`].
 //! 5. [`retry`] judges failures (pure); [`client_session`] settles what the unit changed.
 
-mod aborted;
+mod block_end;
 pub mod cancel;
+pub mod client_link;
 pub mod client_session;
 pub mod control;
+pub mod danger;
 pub mod error;
 pub mod exchange;
 pub mod expect;
 pub mod inbox;
 pub mod login;
+pub mod outcome;
+pub mod overhear;
 pub mod phase;
 pub mod placing;
 pub mod plan;

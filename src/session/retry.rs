@@ -4,7 +4,7 @@
 //! there is no going back. What a client is told says exactly how much is known: 40001 (it certainly did not commit; run it again) or
 //! 08007 (nobody knows).
 
-use super::plan::Danger;
+use super::danger::Danger;
 use crate::route::Target;
 use crate::wire::sqlstate::SqlState;
 
@@ -93,9 +93,8 @@ pub fn after(attempt: Attempt, failure: Failure) -> NextStep {
             _ => NextStep::Forward,
         },
         Failure::Lost { farewell } => {
-            if attempt.progress == Progress::NothingSent && !attempt.in_block {
-                NextStep::Retry
-            } else if may_rerun {
+            let unsent = attempt.progress == Progress::NothingSent && !attempt.in_block;
+            if unsent || may_rerun {
                 NextStep::Retry
             } else {
                 NextStep::Report(verdict(attempt, farewell))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements};
-use crate::pool::{Prepared, PreparedRegistry, PreparedSet};
+use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 use crate::sql::{Effect, StatementClass};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::HEADER;
@@ -27,6 +27,8 @@ pub struct Translator<'a> {
     pub out: &'a mut Vec<u8>,
     /// The connection's unnamed statement is the client's: it was parsed in this batch.
     pub unnamed_is_ours: bool,
+    /// The batch only prepares: a Sync takes the place of its Flush.
+    pub flush_is_sync: bool,
 }
 
 /// A text that no server accepts; what it answers is replaced by the proxy's own error, in its place in the pipeline.
@@ -40,6 +42,11 @@ impl Translator<'_> {
         let body = &bytes[frame.start + HEADER..end];
         let to_come = frame.end - end;
         match frame.tag {
+            b'H' if self.flush_is_sync => {
+                self.out.extend_from_slice(&frontend::SYNC);
+                self.expect.push(Awaited::HiddenReady);
+                return;
+            }
             b'P' if to_come == 0 => {
                 if let Some(parse) = frontend::parse(body) {
                     self.parse(parse, raw, classify);
@@ -79,7 +86,7 @@ impl Translator<'_> {
                         }
                         None => self.out.extend_from_slice(raw),
                     }
-                    self.expect.push(Awaited::Ready);
+                    self.expect.push(Awaited::Query);
                     return;
                 }
             }
@@ -96,7 +103,8 @@ impl Translator<'_> {
             }
             b'B' => self.expect.push(Awaited::Bind),
             b'E' => self.expect.push(Awaited::Execute),
-            b'Q' | b'F' | b'S' => self.expect.push(Awaited::Ready),
+            b'Q' | b'F' => self.expect.push(Awaited::Query),
+            b'S' => self.expect.push(Awaited::Ready),
             _ => {}
         }
         self.out.extend_from_slice(raw);
@@ -261,7 +269,7 @@ impl Translator<'_> {
 
     fn make_room(&mut self) {
         if let Some(oldest) = self.connection.evict() {
-            frontend::put_statement(self.out, b'C', format!("pgsluice_{oldest}").as_bytes());
+            frontend::put_statement(self.out, b'C', format!("{SERVER_NAME}{oldest}").as_bytes());
             self.expect.push(Awaited::Close { hidden: true });
         }
     }
