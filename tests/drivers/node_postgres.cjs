@@ -225,9 +225,16 @@ check('parameters in text, results in text and binary, NULL, arrays, json', asyn
     assert.deepEqual(await value(text, `select $1::${type}`, [wanted]), wanted, type)
     assert.equal(await value(text, `select $1::${type}`, [null]), null, `${type} null`)
   }
-  // The driver parses only some types in binary.
+  // The driver parses only some types in binary, and large numbers wrongly.
   const binary = await target.open({ binary: true })
-  for (const [type, wanted] of VALUES.filter(([type]) => !/json|numeric|uuid|bytea|text\[\]/.test(type))) {
+  for (const [type, wanted] of [
+    ['int', 4711],
+    ['float8', 1.5],
+    ['bool', true],
+    ['text', 'grüße'],
+    ['timestamptz', moment],
+    ['int[]', [1, 2, 3]],
+  ]) {
     assert.deepEqual(await value(binary, `select $1::${type}`, [wanted]), wanted, `${type} in binary`)
   }
   const many = numbers(100)
