@@ -229,10 +229,8 @@ check('parameters in text, results in text and binary, NULL, arrays, json', asyn
   const binary = await target.open({ binary: true })
   for (const [type, wanted] of [
     ['int', 4711],
-    ['float8', 1.5],
     ['bool', true],
     ['text', 'grüße'],
-    ['timestamptz', moment],
     ['int[]', [1, 2, 3]],
   ]) {
     assert.deepEqual(await value(binary, `select $1::${type}`, [wanted]), wanted, `${type} in binary`)
