@@ -437,6 +437,46 @@ def changed_result_type(target):
     equal(connection.pgconn.exec_prepared(b"star", []).nfields, 2)
 
 
+@contextmanager
+def server_busy(target, pid):
+    """Has another client hold the server connection whose process is `pid`, if it is idle in the proxy's pool."""
+    blockers = [open_(target) for _ in range(POOL_SIZE)]
+    for blocker in blockers:
+        blocker.execute("begin")
+        if one(blocker, "select pg_backend_pid()") == pid:
+            break
+    holder = blocker
+    for blocker in blockers:
+        if blocker is not holder:
+            blocker.execute("rollback")
+    yield
+    holder.execute("rollback")
+
+
+@check("a changed table is noticed on a server connection that prepares the statement anew")
+def changed_result_type_elsewhere(target):
+    connection, other = open_(target), open_(target)
+    state = psycopg.pq.DiagnosticField.SQLSTATE
+    changes = ("alter column a type bigint", "add b int", "drop column b", "rename a to c")
+    for change in changes:
+        table(target, "reshaped_elsewhere", "a int, b text")
+        if change.startswith("add"):
+            other.execute("alter table reshaped_elsewhere drop b")
+        connection.execute("begin")
+        connection.execute("insert into reshaped_elsewhere values (1)")
+        connection.pgconn.prepare(b"elsewhere", b"select * from reshaped_elsewhere")
+        equal(connection.pgconn.exec_prepared(b"elsewhere", []).ntuples, 1)
+        pid = one(connection, "select pg_backend_pid()")
+        connection.execute("commit")
+        other.execute(f"alter table reshaped_elsewhere {change}")
+        with server_busy(target, pid):
+            result = connection.pgconn.exec_prepared(b"elsewhere", [])
+        # Names may change, types may not.
+        wanted = None if change.startswith("rename") else b"0A000"
+        equal(result.error_field(state), wanted, f"SQLSTATE after {change}")
+        connection.pgconn.close_prepared(b"elsewhere")
+
+
 @check("SQL's PREPARE and EXECUTE keep to the session")
 def sql_prepare(target):
     connections = [open_(target) for _ in range(2)]
