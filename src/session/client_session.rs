@@ -168,7 +168,8 @@ impl ClientSession {
                 let status = self.status();
                 Ok(self.client.skip(&unit, status).await?)
             }
-            Gathered::Unit(unit) => self.carry_out(unit).await,
+            // Boxed: what it takes to carry something out is ten times what it takes to wait, which is what most sessions do.
+            Gathered::Unit(unit) => Box::pin(self.carry_out(unit)).await,
         }
     }
 

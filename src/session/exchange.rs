@@ -415,7 +415,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             }
             b'C' => self.answer.rolled_back = body == b"ROLLBACK\0",
             b'E' => return self.error(body, fate),
-            b'N' => self.notice(body),
+            b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
             b'G' => {
                 self.copy_in = true;
@@ -477,12 +477,14 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         }
     }
 
-    /// An immediate stop announces itself by a warning, and then only by the end of the connection.
-    fn notice(&mut self, body: &[u8]) {
+    /// An immediate stop announces itself by a warning, and then only by the end of the connection. The client's own connection doesn't end.
+    fn announces_loss(&mut self, body: &[u8]) -> bool {
         let code = ErrorView::parse(body).map(|notice| notice.code);
-        if matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)) {
+        let announces = matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
+        if announces {
             self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
         }
+        announces
     }
 
     fn parameter(&mut self, body: &[u8]) -> Fate {
