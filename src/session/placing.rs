@@ -60,7 +60,7 @@ impl<'a> Placing<'a> {
         Placing { worker, held: None }
     }
 
-    /// Finds a place. Safe to drop.
+    /// Finds a place; with `reclaim`, rather on the connection that this session was the last to use. Safe to drop.
     ///
     /// # Errors
     /// No node within `hold_timeout`, no connection within `checkout_timeout`, a node that refuses the login, or settings that the server
@@ -72,6 +72,7 @@ impl<'a> Placing<'a> {
         rules: &Rules,
         history: &History,
         settings: &Arc<Settings>,
+        reclaim: Option<u64>,
     ) -> Result<Placed, SessionError> {
         let shared = &self.worker.shared;
         loop {
@@ -80,11 +81,13 @@ impl<'a> Placing<'a> {
                 Target::Primary => Purpose::Write,
                 Target::Standby => Purpose::Read,
             };
-            let mut lease = match principal
-                .at(route.node)
-                .checkout(self.worker.index, purpose, route.epoch)
-                .await
-            {
+            let pool = principal.at(route.node);
+            let reclaimed = reclaim.and_then(|session| pool.reclaim(session, self.worker.index, route.epoch));
+            let lease = match reclaimed {
+                Some(lease) => Ok(lease),
+                None => pool.checkout(self.worker.index, purpose, route.epoch).await,
+            };
+            let mut lease = match lease {
                 Ok(lease) => lease,
                 Err(CheckoutError::TimedOut(limit)) => return Err(SessionError::PoolExhausted(limit)),
                 Err(CheckoutError::Login(error)) if error.is_node_down() => {
