@@ -19,11 +19,11 @@ const CLIENTS: i64 = 8;
 #[derive(Debug, Clone, Copy)]
 enum Promotion {
     /// An operator, who has the other standby follow.
-    ByHand,
+    Operator,
     /// `pg_promote()` on the standby, and nothing else.
-    ByFunction,
+    Function,
     /// The proxy, asked by the trigger file.
-    ByTriggerFile,
+    TriggerFile,
 }
 
 /// A lab of three nodes with a proxy that has the lab's trigger file, and that holds statements for as long as a slow machine needs.
@@ -53,12 +53,12 @@ fn most_advanced(lab: &LabGuard) -> String {
 
 fn promote(lab: &LabGuard, promotion: Promotion) {
     match promotion {
-        Promotion::ByHand => lab.promote(&most_advanced(lab), &mut Quiet).expect("a promotion"),
-        Promotion::ByFunction => {
+        Promotion::Operator => lab.promote(&most_advanced(lab), &mut Quiet).expect("a promotion"),
+        Promotion::Function => {
             let answer = lab.sql(&most_advanced(lab), "select pg_promote()");
             assert_eq!(answer.expect("a promotion"), "t");
         }
-        Promotion::ByTriggerFile => fs::write(lab.trigger_file(), "").expect("the trigger file"),
+        Promotion::TriggerFile => fs::write(lab.trigger_file(), "").expect("the trigger file"),
     }
 }
 
@@ -94,7 +94,7 @@ fn epoch_and_failovers(proxy: &Proxy) -> (f64, f64) {
 async fn three_failovers(mode: StopMode) -> Vec<i64> {
     let (lab, proxy) = with_trigger_file();
     let journals = Journals::start(&proxy, CLIENTS).await;
-    for promotion in [Promotion::ByHand, Promotion::ByFunction, Promotion::ByTriggerFile] {
+    for promotion in [Promotion::Operator, Promotion::Function, Promotion::TriggerFile] {
         journals.all_go_on();
         fail_over(&lab, &proxy, &journals, mode, promotion);
         let primary = lab.primary().expect("a primary").name();
@@ -132,7 +132,7 @@ async fn a_trigger_file_takes_the_writes_from_a_living_primary_without_losing_on
     let (lab, proxy) = with_trigger_file();
     let journals = Journals::start(&proxy, CLIENTS).await;
     journals.all_go_on();
-    promote(&lab, Promotion::ByTriggerFile);
+    promote(&lab, Promotion::TriggerFile);
     eventually("the trigger file is removed", || !lab.trigger_file().exists());
     let status = proxy.status();
     let new = status.primary.expect("a primary").clone();
@@ -168,7 +168,7 @@ async fn an_old_primary_that_comes_back_gets_nothing_until_it_follows_and_then_r
     let (lab, proxy) = with_trigger_file();
     let journals = Journals::start(&proxy, CLIENTS).await;
     journals.all_go_on();
-    fail_over(&lab, &proxy, &journals, StopMode::Fast, Promotion::ByHand);
+    fail_over(&lab, &proxy, &journals, StopMode::Fast, Promotion::Operator);
     let new = proxy.status().primary;
     lab.start("node1", &mut Quiet).expect("it starts as what it was");
     assert_gets_nothing(&lab, &proxy, &journals, "node1");
