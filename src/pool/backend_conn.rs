@@ -139,6 +139,11 @@ impl BackendConn {
         self.carried > COLD
     }
 
+    /// When it was opened.
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+
     /// How long ago it was opened.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.opened)

@@ -41,10 +41,13 @@ pub struct Pool {
     inner: Mutex<Inner>,
 }
 
+// Connections change hands by pointer: moving one would copy half a kilobyte.
+type IdleList = Vec<Box<BackendConn>>;
+
 #[derive(Debug)]
 struct Inner {
     /// Idle connections by worker; the most recently used last.
-    idle: Box<[Vec<Box<BackendConn>>]>,
+    idle: Box<[IdleList]>,
     /// Connections that exist or are being opened, and those promised to a waiter.
     taken: usize,
     waiters: VecDeque<Waiter>,
@@ -335,6 +338,14 @@ impl Pool {
         let conn =
             BackendConn::new(session, &self.link, generation, epoch, worker).map_err(ServerLoginError::Unreachable)?;
         Ok(Box::new(conn))
+    }
+
+    /// Closes all idle connections.
+    pub fn close_idle(&self) {
+        let mut inner = self.inner.lock();
+        let closed: Vec<_> = inner.idle.iter_mut().flat_map(std::mem::take).collect();
+        inner.taken -= closed.len();
+        drop(inner);
     }
 
     /// Closes idle connections that are unfit, or have been idle for too long.

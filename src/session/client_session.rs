@@ -300,9 +300,9 @@ impl ClientSession {
             plan.want = Want::Primary(RouteReason::NeedsPrimary);
         }
         match &self.phase {
+            _ if !plan.needs_server => self.answer_here(&plan, &unit).await,
             Phase::Idle if plan.only_ends_block() => self.answer_end_of_nothing(&plan, &unit).await,
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
-            Phase::Idle if !plan.needs_server => self.answer_here(&plan, &unit).await,
             Phase::Idle => self.place_and_run(&plan, &unit.frames, arrived).await,
             Phase::Attached(_) => self.run_attached(&plan, &unit, arrived).await,
         }
@@ -321,14 +321,15 @@ impl ClientSession {
         self.say(&out).await
     }
 
-    /// Answers a unit that nothing runs in: Sync alone, or Close of statements.
+    /// Answers a unit that nothing runs in: Sync alone, or Close of statements. Also in a block that is lost: a driver that closes a statement
+    /// pays no attention to errors, so this is no place to tell it.
     async fn answer_here(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
         self.note_statements(&unit.frames[..plan.frames]);
         let mut out = Vec::new();
         for frame in &unit.frames[..plan.frames] {
             match frame.tag {
                 b'C' => out.extend_from_slice(&CLOSE_COMPLETE),
-                b'S' => put_ready(&mut out, TransactionStatus::Idle),
+                b'S' => put_ready(&mut out, self.status()),
                 _ => {}
             }
         }
@@ -437,6 +438,7 @@ impl ClientSession {
                         NextStep::Retry | NextStep::RetryOnPrimary => {
                             worker.shared.count_retry("node_lost");
                             retries += 1;
+                            placing.distrust(route.node, &principal);
                         }
                         NextStep::Forward => return Err(End::Left),
                         NextStep::Report(verdict) => {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::expect::{Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
-use super::request::{CAP, FrameAt, Tail};
+use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::retry::{Attempt, Failure, NextStep, after};
 use super::statements::Statements;
 use super::translate::Translator;
@@ -80,6 +80,8 @@ pub struct Answer {
     pub status: TransactionStatus,
     /// There was an error in it.
     pub failed: bool,
+    /// What ran beyond the plan may have left something behind that can't be known.
+    pub unknown: bool,
     /// Whether the last CommandComplete was that of ROLLBACK.
     pub rolled_back: bool,
     /// When the first byte came.
@@ -179,6 +181,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             answer: Answer {
                 status: TransactionStatus::Idle,
                 failed: false,
+                unknown: false,
                 rolled_back: false,
                 first_byte: None,
             },
@@ -192,6 +195,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             for &frame in frames {
                 exchange.translate(frame);
                 exchange.cut = frame.end.saturating_sub(plan.len);
+            }
+            if exchange.cut > 0 && frames.last().is_some_and(|frame| matches!(frame.tag, b'Q' | b'F')) {
+                // Nothing follows it that the server would wait for.
+                exchange.owed += 1;
+                exchange.open = false;
+                exchange.extended = false;
             }
             if !closed {
                 exchange.leave_unit();
@@ -334,7 +343,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             if let Poll::Ready(read) = poll_read(&mut self.parties.conn.stream, replies, cx) {
                 return Poll::Ready(Event::FromServer(read));
             }
-            if self.parties.inbox.bytes().len() < LOOK_AHEAD
+            let limit = if self.takes_client() { 2 * TEXT_CAP } else { LOOK_AHEAD };
+            if self.parties.inbox.bytes().len() < limit
                 && let Poll::Ready(read) = self.parties.inbox.poll_fill(self.parties.client, cx)
             {
                 return Poll::Ready(Event::FromClient(read));
@@ -476,6 +486,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
         self.answer.failed = true;
         self.copy_in = false;
+        let (passed_over, lacks_sync) = self.expect.passed_over();
+        self.owed = self.owed.saturating_sub(passed_over);
+        self.open |= lacks_sync && self.tail != Tail::Prepared;
         let Some(error) = ErrorView::parse(body) else {
             return fate;
         };
@@ -575,7 +588,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 return Ok(());
             };
             let here = header.total.min(bytes.len());
-            let in_parts = header.tag == b'd' || bytes.len() >= CAP;
+            let in_parts = header.tag == b'd' || bytes.len() >= waits_for(header.tag);
+            self.answer.unknown |= in_parts && here < header.total && matches!(header.tag, b'Q' | b'P');
             if here < header.total && !in_parts {
                 break;
             }

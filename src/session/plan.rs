@@ -58,6 +58,8 @@ pub struct Plan {
     pub inserts: bool,
     /// Statements that run in it.
     pub executes: u32,
+    /// What it leaves behind can't be known.
+    pub unknown: bool,
     /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
     pub block_safe: bool,
     /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
@@ -128,6 +130,7 @@ struct Sum {
     inserts: bool,
     executes: u32,
     copies: bool,
+    unknown: bool,
     begins: bool,
     effects: SmallVec<[Arc<StatementClass>; 1]>,
 }
@@ -146,6 +149,7 @@ impl Sum {
             inserts: false,
             executes: 0,
             copies: false,
+            unknown: false,
             begins: false,
             effects: SmallVec::new(),
         }
@@ -287,19 +291,14 @@ pub fn plan(
             .map_or(rest.len(), |at| at + 1);
         let request = &rest[..count];
         let prepared = begin + count == unit.frames.len() && unit.tail == Tail::Prepared;
-        let closed = prepared || matches!(request[count - 1].tag, b'Q' | b'F' | b'S');
+        let cut = begin + count == unit.frames.len() && unit.tail == Tail::Cut;
+        let closed = prepared || (!cut && matches!(request[count - 1].tag, b'Q' | b'F' | b'S'));
         // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
         let alone = prepared || !closed || must_stand_alone(request, bytes, statements, &mut classify);
         if plan.is_some() && alone {
             break;
         }
-        let sum = judge(
-            request,
-            bytes,
-            unit.tail == Tail::Cut && !closed,
-            statements,
-            &mut classify,
-        )?;
+        let sum = judge(request, bytes, cut, statements, &mut classify)?;
         let alone = prepared || !closed || sum.copies || !sum.effects.is_empty();
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
@@ -325,6 +324,7 @@ pub fn plan(
                 sequence_state: sum.sequence_state,
                 inserts: sum.inserts,
                 executes: sum.executes,
+                unknown: sum.unknown,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
             },
@@ -351,6 +351,7 @@ pub fn plan(
                 sequence_state: before.sequence_state || sum.sequence_state,
                 inserts: before.inserts || sum.inserts,
                 executes: before.executes + sum.executes,
+                unknown: false,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,
             },
@@ -400,6 +401,8 @@ fn judge(
         match frame.tag {
             b'Q' => {
                 let sql = frontend::query(body).ok_or_else(|| malformed("Query"))?;
+                // After an error in the batch before it, the server passes it over: that must be followed.
+                sum.translate |= request.len() > 1;
                 let class = classify(sql);
                 sum.runs(&class);
                 for effect in &class.effects {
@@ -468,12 +471,25 @@ fn judge(
                 }
             }
             b'E' => sum.needs_server = true,
-            b'F' => sum.opaque(),
+            b'F' => {
+                sum.opaque();
+                sum.translate |= request.len() > 1;
+            }
             b'S' | b'H' => {}
             tag => return Err(Violation(format!("unexpected message type 0x{tag:02X}"))),
         }
     }
-    if cut {
+    if let (true, Some(last)) = (cut, request.last()) {
+        // What a text does that isn't all here can't be known; a Bind is of a statement that is.
+        let front = bytes.get(last.start + HEADER..).unwrap_or_default();
+        let bound = frontend::bind(front).filter(|_| last.tag == b'B');
+        match bound.and_then(|bind| statements.class(bind.statement).cloned()) {
+            Some(class) => sum.runs(&class),
+            None => sum.unknown = true,
+        }
+        if last.tag == b'P' {
+            statements.forget_unnamed();
+        }
         sum.opaque();
     }
     // Several statements in one batch are one transaction, unless one of them ends it.

@@ -9,6 +9,8 @@ use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 
 /// Bytes of one unit that are waited for before it is carried out piecemeal.
 pub const CAP: usize = 256 * 1024;
+/// A text is waited for longer: what it does to the session can only be known of a whole one.
+pub const TEXT_CAP: usize = 4 * 1024 * 1024;
 /// Requests taken into one unit at most.
 const MOST_REQUESTS: usize = 256;
 
@@ -50,6 +52,10 @@ pub struct Unit {
 
 /// What the bytes at hand begin with.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and is never stored"
+)]
 pub enum Gathered {
     /// Nothing whole yet.
     More,
@@ -97,7 +103,7 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
             _ => {}
         }
         if !whole {
-            if bytes.len() < CAP || requests > 0 {
+            if requests > 0 || bytes.len() - at < waits_for(header.tag) {
                 break;
             }
             frames.push(FrameAt {
@@ -144,6 +150,14 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
         }));
     }
     Ok(Gathered::More)
+}
+
+/// Bytes of a message that are waited for before it is passed on in parts.
+pub fn waits_for(tag: u8) -> usize {
+    match tag {
+        b'Q' | b'P' => TEXT_CAP,
+        _ => CAP,
+    }
 }
 
 /// How a batch ends that a Flush asks an answer for.

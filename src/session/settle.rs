@@ -31,6 +31,9 @@ pub(super) fn settle(
     let settings_before = Arc::clone(&state.settings);
     let effects: SmallVec<[&StatementClass; 2]> = plan.effects.iter().chain(later).map(|class| &**class).collect();
     follow_effects(state, attached, &effects, answer);
+    if (plan.unknown || answer.unknown) && !answer.failed {
+        state.pins.add(PinReason::Unknown);
+    }
     let wrote = plan.access == Access::Write && !only_control(plan);
     if let Some(block) = &mut attached.block {
         block.wrote |= wrote;
