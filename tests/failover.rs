@@ -455,6 +455,40 @@ async fn a_read_that_runs_on_a_lost_standby_runs_again_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_on_a_lost_primary_runs_again_on_the_next() {
+    for mode in [StopMode::Fast, StopMode::Immediate, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+        let (simple, prepared) = (proxy.client().await, proxy.client().await);
+        simple
+            .batch_execute("create table t as select generate_series(1, 3) as n")
+            .await
+            .expect("a table");
+        let sql = "/* pgsluice: primary */ select n from t";
+        let statement = prepared.prepare(sql).await.expect("a statement");
+        let locker = direct(lab.node("node1").expect("a node")).await;
+        locker
+            .batch_execute("begin; lock table t in access exclusive mode")
+            .await
+            .expect("a lock");
+        let reads = [
+            tokio::spawn(async move { simple.simple_query(sql).await.map(|messages| messages.len() - 2) }),
+            tokio::spawn(async move { prepared.query(&statement, &[]).await.map(|rows| rows.len()) }),
+        ];
+        eventually("both wait for the lock", || {
+            let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+            lab.sql("node1", sql).expect("a count") == "2"
+        });
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+        for read in reads {
+            let rows = read.await.expect("no panic");
+            assert_eq!(rows.unwrap_or_else(|error| panic!("{mode:?}: {error}")), 3);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_with_state_that_is_lost_with_its_node_is_ended() {
     for mode in [StopMode::Fast, StopMode::Kill] {
         let lab = LabGuard::fresh(1).expect("a lab");
