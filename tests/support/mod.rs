@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod journal;
+pub mod simple;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pgsluice::admin::status::Status;
+use pgsluice::admin::status::{NodeStatus, Status};
 use pgsluice::lab::{LabGuard, Node};
 use tokio_postgres::NoTls;
 
@@ -32,7 +35,7 @@ impl Proxy {
         Proxy::with(lab, "")
     }
 
-    /// Serves all nodes of `lab`; `sections` is more TOML (any section but listen.addresses, cluster, monitor and admin).
+    /// Serves all nodes of `lab`; `sections` is more TOML (any section but listen.addresses, cluster and admin).
     pub fn with(lab: &LabGuard, sections: &str) -> Proxy {
         let dir = lab.dir().join(format!("proxy-{}", free_port()));
         fs::create_dir(&dir).expect("a folder for the proxy");
@@ -53,7 +56,7 @@ impl Proxy {
         } else {
             "[listen]\n"
         };
-        let config = format!("{sections}\n{listen}{nodes}\n[monitor]\nuser = \"postgres\"\n");
+        let config = format!("{sections}\n{listen}{nodes}\n");
         fs::write(dir.join("pgsluice.toml"), config).expect("the proxy's configuration");
         let log = File::create(dir.join("log")).expect("the proxy's log");
         let child = Command::new(env!("CARGO_BIN_EXE_pgsluice"))
@@ -132,13 +135,23 @@ impl Proxy {
 
     /// Statements that `node` was sent by this proxy: reads and writes.
     pub fn statements(&self, node: &str) -> (u64, u64) {
-        let status = self.status();
-        let node = status
-            .nodes
-            .iter()
-            .find(|known| known.name == node)
-            .expect("a node of the lab");
+        let node = self.node(node);
         (node.statements_read, node.statements_write)
+    }
+
+    /// What the proxy says of a node.
+    pub fn node(&self, name: &str) -> NodeStatus {
+        let mut nodes = self.status().nodes.into_iter();
+        nodes.find(|node| node.name == name).expect("a node of the lab")
+    }
+
+    /// Waits until this many nodes are sent statements.
+    #[track_caller]
+    pub fn until_serving(&self, count: usize) {
+        eventually("the nodes serve", || {
+            let nodes = self.status().nodes;
+            nodes.iter().filter(|node| node.serving).count() == count
+        });
     }
 
     /// libpq's connection string.
@@ -193,6 +206,31 @@ pub async fn client(dsn: &str) -> tokio_postgres::Client {
         let _ = connection.await;
     });
     client
+}
+
+/// A logged-in client, and how its connection ends: without an error where the client leaves.
+pub async fn watched(dsn: &str) -> (tokio_postgres::Client, Ending) {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls)
+        .await
+        .unwrap_or_else(|error| panic!("{dsn}: {error}"));
+    (client, tokio::spawn(connection))
+}
+
+/// How a connection ended.
+pub type Ending = tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>;
+
+/// The SQLSTATE of the server's last words on a connection.
+pub async fn last_words(ending: Ending) -> String {
+    let ended = tokio::time::timeout(PATIENCE, ending).await;
+    let ended = ended.expect("the connection ends").expect("no panic");
+    ended.map_or_else(|error| sqlstate(&error), |()| "none".to_owned())
+}
+
+/// The SQLSTATE of an error; its text if it isn't the server's.
+pub fn sqlstate(error: &tokio_postgres::Error) -> String {
+    error
+        .code()
+        .map_or_else(|| error.to_string(), |code| code.code().to_owned())
 }
 
 /// A client of a node itself.

@@ -1,0 +1,630 @@
+//! What clients see of a failover, through the real proxy and on real servers: nothing but a pause, unless a transaction of theirs was
+//! under way, and then the truth about it.
+
+mod support;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use pgsluice::admin::status::Role;
+use pgsluice::lab::{LabGuard, Quiet, StopMode};
+use support::journal::{Journals, audit};
+use support::simple::{Said, Simple};
+use support::{PATIENCE, Proxy, direct, eventually, last_words, sqlstate, watched};
+use tokio_postgres::Client;
+
+const CLIENTS: i64 = 8;
+
+/// Who promotes.
+#[derive(Debug, Clone, Copy)]
+enum Promotion {
+    /// An operator, who has the other standby follow.
+    Operator,
+    /// `pg_promote()` on the standby, and nothing else.
+    Function,
+    /// The proxy, asked by the trigger file.
+    TriggerFile,
+}
+
+/// A lab of three nodes with a proxy that has the lab's trigger file, and that holds statements for as long as a slow machine needs.
+fn with_trigger_file() -> (LabGuard, Proxy) {
+    let lab = LabGuard::fresh(2).expect("a lab");
+    let proxy = Proxy::with(
+        &lab,
+        &format!(
+            "[failover]\nhold_timeout = \"60s\"\ntrigger_file = \"{}\"\n",
+            lab.trigger_file().display()
+        ),
+    );
+    (lab, proxy)
+}
+
+/// The standby that has received most: the one to promote where the primary was killed.
+fn most_advanced(lab: &LabGuard) -> String {
+    let received = |name: &str| {
+        let sql = "select pg_last_wal_receive_lsn() - '0/0'";
+        let bytes = lab.sql(name, sql).ok()?;
+        bytes.parse::<u64>().ok()
+    };
+    let names = lab.nodes().iter().map(|node| node.name());
+    let most = names.max_by_key(|name| received(name));
+    most.expect("a standby").to_owned()
+}
+
+fn promote(lab: &LabGuard, promotion: Promotion) {
+    match promotion {
+        Promotion::Operator => lab.promote(&most_advanced(lab), &mut Quiet).expect("a promotion"),
+        Promotion::Function => {
+            let answer = lab.sql(&most_advanced(lab), "select pg_promote()");
+            assert_eq!(answer.expect("a promotion"), "t");
+        }
+        Promotion::TriggerFile => fs::write(lab.trigger_file(), "").expect("the trigger file"),
+    }
+}
+
+/// One failover under load: the primary is lost, every client comes to wait, a standby is promoted, every client goes on.
+fn fail_over(lab: &LabGuard, proxy: &Proxy, journals: &Journals, mode: StopMode, promotion: Promotion) {
+    let old = lab.primary().expect("a primary").name().to_owned();
+    let (epoch, failovers) = epoch_and_failovers(proxy);
+    lab.stop(&old, mode, &mut Quiet).expect("stopped");
+    eventually("every client waits for a primary", || {
+        proxy.metric("pgsluice_held_statements") == CLIENTS as f64
+    });
+    assert_eq!(proxy.status().primary, None);
+    promote(lab, promotion);
+    journals.all_go_on();
+    let new = proxy.status().primary.expect("a primary");
+    assert_ne!(new, old, "{promotion:?}");
+    assert_eq!(lab.primary().expect("a primary").name(), new);
+    let (epoch_now, failovers_now) = epoch_and_failovers(proxy);
+    assert!(epoch_now > epoch, "{promotion:?}: the epoch is {epoch_now}");
+    assert_eq!(failovers_now, failovers + 1.0, "{promotion:?}");
+    assert!(!lab.trigger_file().exists(), "the trigger file is still there");
+}
+
+fn epoch_and_failovers(proxy: &Proxy) -> (f64, f64) {
+    (
+        proxy.metric("pgsluice_routing_epoch"),
+        proxy.metric("pgsluice_failovers_total"),
+    )
+}
+
+/// Three failovers in a row, the lost primary coming back as a standby after each, with the same client connections all the time. Answers
+/// the acknowledged writes that are lost.
+async fn three_failovers(mode: StopMode) -> Vec<i64> {
+    let (lab, proxy) = with_trigger_file();
+    let journals = Journals::start(&proxy, CLIENTS).await;
+    for promotion in [Promotion::Operator, Promotion::Function, Promotion::TriggerFile] {
+        journals.all_go_on();
+        fail_over(&lab, &proxy, &journals, mode, promotion);
+        let primary = lab.primary().expect("a primary").name();
+        for node in lab.nodes().iter().filter(|node| node.name() != primary) {
+            lab.rejoin(node.name(), &mut Quiet).expect("a standby again");
+        }
+        proxy.until_serving(3);
+    }
+    journals.all_go_on();
+    let journals = journals.finish().await;
+    audit(&journals, lab.primary().expect("a primary")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_write_on_through_fast_stops_and_no_write_is_lost() {
+    let lost = three_failovers(StopMode::Fast).await;
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_write_on_through_immediate_stops() {
+    let lost = three_failovers(StopMode::Immediate).await;
+    // Replication is asynchronous: the last commits before a crash may not have reached any standby.
+    assert!(lost.len() <= 8, "acknowledged and lost: {lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_write_on_through_kills() {
+    let lost = three_failovers(StopMode::Kill).await;
+    assert!(lost.len() <= 8, "acknowledged and lost: {lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_file_takes_the_writes_from_a_living_primary_without_losing_one() {
+    let (lab, proxy) = with_trigger_file();
+    let journals = Journals::start(&proxy, CLIENTS).await;
+    journals.all_go_on();
+    promote(&lab, Promotion::TriggerFile);
+    eventually("the trigger file is removed", || !lab.trigger_file().exists());
+    let status = proxy.status();
+    let new = status.primary.expect("a primary").clone();
+    assert_ne!(new, "node1");
+    // From here on every client has had an answer from the new primary.
+    journals.all_go_on();
+    assert_gets_nothing(&lab, &proxy, &journals, "node1");
+    let journals = journals.finish().await;
+    let lost = audit(&journals, lab.node(&new).expect("a node")).await;
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+/// The node runs and is out of recovery, and yet the proxy has nothing to do with it while the clients go on.
+fn assert_gets_nothing(lab: &LabGuard, proxy: &Proxy, journals: &Journals, node: &str) {
+    let entries = || lab.sql(node, "select count(*) from journal").expect("an answer");
+    assert_eq!(lab.sql(node, "select pg_is_in_recovery()").expect("an answer"), "f");
+    eventually("the old primary is known as one", || {
+        proxy.node(node).role == Role::StalePrimary
+    });
+    assert!(!proxy.node(node).serving, "{:?}", proxy.node(node));
+    let (statements, there) = (proxy.statements(node), entries());
+    journals.all_go_on();
+    journals.all_go_on();
+    assert_eq!(proxy.statements(node), statements, "{node} was sent statements");
+    assert_eq!(entries(), there, "{node} has written");
+    let connections = "select count(*) from pg_stat_activity where backend_type = 'client backend' \
+                       and pid <> pg_backend_pid() and application_name <> 'pgsluice monitor'";
+    assert_eq!(lab.sql(node, connections).expect("an answer"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_primary_that_comes_back_gets_nothing_until_it_follows_and_then_reads() {
+    let (lab, proxy) = with_trigger_file();
+    let journals = Journals::start(&proxy, CLIENTS).await;
+    journals.all_go_on();
+    fail_over(&lab, &proxy, &journals, StopMode::Fast, Promotion::Operator);
+    let new = proxy.status().primary;
+    lab.start("node1", &mut Quiet).expect("it starts as what it was");
+    assert_gets_nothing(&lab, &proxy, &journals, "node1");
+    assert_eq!(proxy.status().primary, new);
+    assert_eq!(proxy.metric("pgsluice_split_brain"), 0.0);
+
+    lab.rejoin("node1", &mut Quiet).expect("a standby");
+    eventually("it serves as a standby", || {
+        let node = proxy.node("node1");
+        node.role == Role::Standby && node.serving
+    });
+    let (reads, writes) = proxy.statements("node1");
+    let reader = proxy.client().await;
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.statements("node1").0 < reads + 10 {
+        assert!(
+            Instant::now() < deadline,
+            "no reads for node1: {:?}",
+            proxy.node("node1")
+        );
+        reader.query("select count(*) from journal", &[]).await.expect("a read");
+    }
+    assert_eq!(proxy.statements("node1").1, writes, "a standby was sent a write");
+    let journals = journals.finish().await;
+    let lost = audit(&journals, lab.primary().expect("a primary")).await;
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_primary_writes_wait_for_hold_timeout_and_no_longer() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let patient = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\nhold_max = 2\n");
+    let hasty = Proxy::with(&lab, "[failover]\nhold_timeout = \"500ms\"\n");
+    patient
+        .client()
+        .await
+        .batch_execute("create table t (n int)")
+        .await
+        .expect("a table");
+    let (waiting, also_waiting, one_too_many) =
+        (patient.client().await, patient.client().await, patient.client().await);
+    let (soon_told, in_a_block) = (hasty.client().await, hasty.client().await);
+    lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
+
+    let write = tokio::spawn(async move { waiting.execute("insert into t values (1)", &[]).await });
+    let begin = tokio::spawn(async move {
+        let sql = "begin; insert into t values (2); commit";
+        also_waiting.batch_execute(sql).await
+    });
+    eventually("both are held", || patient.metric("pgsluice_held_statements") == 2.0);
+    let asked = Instant::now();
+    let refused = one_too_many.execute("insert into t values (3)", &[]).await;
+    assert_eq!(sqlstate(&refused.expect_err("hold_max")), "57P03");
+    assert!(asked.elapsed() < Duration::from_secs(10), "it waited");
+    assert!(!one_too_many.is_closed());
+
+    let asked = Instant::now();
+    for client in [&soon_told, &in_a_block] {
+        let told = client.batch_execute("insert into t values (4)").await;
+        let told = told.expect_err("there is no primary");
+        assert_eq!(sqlstate(&told), "57P03", "{told}");
+        assert!(
+            told.to_string().contains("no primary")
+                || told.as_db_error().is_some_and(|e| e.message().contains("no primary"))
+        );
+    }
+    let told = in_a_block
+        .batch_execute("begin")
+        .await
+        .expect_err("there is no primary");
+    assert_eq!(sqlstate(&told), "57P03");
+    let took = asked.elapsed();
+    assert!(took >= Duration::from_millis(1500), "only {took:?} for three");
+    assert!(took < Duration::from_secs(15), "{took:?} for three");
+
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    write.await.expect("no panic").expect("the held statement ran");
+    begin.await.expect("no panic").expect("the held block ran");
+    assert_eq!(patient.metric("pgsluice_held_statements"), 0.0);
+    eventually("the other proxy has found it too", || hasty.status().primary.is_some());
+    for (client, n) in [(&soon_told, 5), (&in_a_block, 6), (&one_too_many, 7)] {
+        assert!(!client.is_closed());
+        let sql = format!("insert into t values ({n})");
+        client.batch_execute(&sql).await.expect("it can be used again");
+    }
+    let rows = lab.sql("node2", "select string_agg(n::text, ',' order by n) from t");
+    assert_eq!(rows.expect("rows"), "1,2,5,6,7", "what was refused was not written");
+}
+
+fn said(commands: &[&str], codes: &[&str], status: char) -> Said {
+    Said {
+        commands: commands.iter().map(ToString::to_string).collect(),
+        codes: codes.iter().map(ToString::to_string).collect(),
+        status: Some(status),
+    }
+}
+
+/// A client in a block that has written a row.
+fn in_block(proxy: &Proxy, row: &str) -> Simple {
+    let mut client = Simple::login(proxy.port);
+    assert_eq!(client.say("begin"), said(&["BEGIN"], &[], 'T'));
+    let insert = format!("insert into t values ('{row}')");
+    assert_eq!(client.say(&insert), said(&["INSERT 0 1"], &[], 'T'));
+    client
+}
+
+fn works_on_the_new_primary(client: &mut Simple, row: &str) {
+    let insert = format!("begin; insert into t values ('{row}'); commit");
+    assert_eq!(client.say(&insert), said(&["BEGIN", "INSERT 0 1", "COMMIT"], &[], 'I'));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_is_lost_while_idle_says_so_once_and_never_commits() {
+    for mode in [StopMode::Fast, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::start(&lab);
+        proxy
+            .client()
+            .await
+            .batch_execute("create table t (row text)")
+            .await
+            .expect("a table");
+        let mut asks = in_block(&proxy, "asks");
+        let mut commits = in_block(&proxy, "commits");
+        let mut commits_late = in_block(&proxy, "commits late");
+        let mut rolls_back = in_block(&proxy, "rolls back");
+        let mut has_savepoint = in_block(&proxy, "has savepoint");
+        assert_eq!(has_savepoint.say("savepoint s"), said(&["SAVEPOINT"], &[], 'T'));
+        let mut commits_by_several = in_block(&proxy, "commits by several");
+        let mut driver = proxy.client().await;
+        let transaction = driver.transaction().await.expect("a block");
+        let insert = transaction.prepare("insert into t values ('driver')").await;
+        let insert = insert.expect("a statement");
+        transaction.execute(&insert, &[]).await.expect("a row");
+
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+
+        assert_eq!(asks.say("select 1"), said(&[], &["40001"], 'E'), "{mode:?}");
+        for _ in 0..2 {
+            assert_eq!(asks.say("insert into t values ('x')"), said(&[], &["25P02"], 'E'));
+        }
+        assert_eq!(asks.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut asks, "asks again");
+
+        assert_eq!(commits.say("commit"), said(&[], &["40001"], 'I'), "{mode:?}");
+        works_on_the_new_primary(&mut commits, "commits again");
+
+        assert_eq!(commits_late.say("select 1"), said(&[], &["40001"], 'E'));
+        assert_eq!(commits_late.say("commit"), said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut commits_late, "commits late again");
+
+        assert_eq!(rolls_back.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut rolls_back, "rolls back again");
+
+        // The savepoint is gone with the rest.
+        assert_eq!(has_savepoint.say("rollback to s"), said(&[], &["40001"], 'E'));
+        assert_eq!(has_savepoint.say("rollback to s"), said(&[], &["25P02"], 'E'));
+        assert_eq!(has_savepoint.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+
+        let told = commits_by_several.say("insert into t values ('y'); commit");
+        assert!(told.commands.is_empty() && told.codes == ["40001"], "{told:?}");
+        if told.status == Some('E') {
+            assert_eq!(commits_by_several.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+        }
+        works_on_the_new_primary(&mut commits_by_several, "several again");
+
+        // The driver closes the statement, and has no ear for an error of that.
+        drop(insert);
+        let told = transaction.commit().await.expect_err("a lost block does not commit");
+        assert_eq!(sqlstate(&told), "40001", "{told}");
+        driver
+            .execute("insert into t values ('driver again')", &[])
+            .await
+            .expect("it works on the new primary");
+
+        let rows = lab.sql("node2", "select string_agg(row, ',' order by row) from t");
+        let again = "asks again,commits again,commits late again,driver again,rolls back again,several again";
+        assert_eq!(rows.expect("rows"), again, "{mode:?}");
+    }
+}
+
+/// Runs a statement that can't end by itself, and answers when the primary is at it.
+async fn under_way(lab: &LabGuard, client: Client, sql: &str) -> tokio::task::JoinHandle<(Client, String)> {
+    let running = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    let before = lab.sql("node1", running).expect("an answer");
+    let sql = sql.to_owned();
+    let task = tokio::spawn(async move {
+        let ended = client.batch_execute(&sql).await;
+        (
+            client,
+            ended.map_or_else(|error| sqlstate(&error), |()| "done".to_owned()),
+        )
+    });
+    eventually("the statement runs", || {
+        lab.sql("node1", running).expect("an answer") != before
+    });
+    task
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cut_while_it_runs_is_reported_for_what_it_may_have_done() {
+    // A server that stops in order says goodbye, and then the transaction is certainly gone. One that is killed says nothing.
+    // Of several statements a part may be done.
+    for (mode, alone, block, several) in [
+        (StopMode::Fast, "40001", "40001", "08007"),
+        (StopMode::Kill, "08007", "40001", "08007"),
+    ] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::start(&lab);
+        let setup = proxy.client().await;
+        setup.batch_execute("create table t (row text)").await.expect("a table");
+        let write = "insert into t select 'lost' from pg_sleep(1000)";
+        let in_block = proxy.client().await;
+        in_block.batch_execute("begin").await.expect("a block");
+        let ended = [
+            (alone, under_way(&lab, proxy.client().await, write).await),
+            (block, under_way(&lab, in_block, write).await),
+            (
+                several,
+                under_way(&lab, proxy.client().await, &format!("begin; {write}; commit")).await,
+            ),
+        ];
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+        for (number, (wanted, task)) in ended.into_iter().enumerate() {
+            let (client, told) = task.await.expect("no panic");
+            assert_eq!(told, wanted, "{mode:?} {number}");
+            client.batch_execute("rollback").await.expect("an answer");
+            let insert = format!("insert into t values ('kept {number}')");
+            client.batch_execute(&insert).await.expect("the connection works");
+        }
+        let rows = lab.sql("node2", "select string_agg(row, ',' order by row) from t");
+        assert_eq!(rows.expect("rows"), "kept 0,kept 1,kept 2", "{mode:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_runs_on_a_lost_standby_runs_again_elsewhere() {
+    let lab = LabGuard::fresh(2).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let setup = proxy.client().await;
+    setup
+        .batch_execute("create table t as select generate_series(1, 3) as n; create table u (n int)")
+        .await
+        .expect("tables");
+    // A lock that the standbys have replayed keeps reads there waiting until it is given back.
+    let locker = direct(lab.node("node1").expect("a node")).await;
+    locker
+        .batch_execute("begin; lock table t in access exclusive mode")
+        .await
+        .expect("a lock");
+    setup
+        .batch_execute("insert into u values (1)")
+        .await
+        .expect("a commit, so that the lock is sent");
+    let on_standbys = |sql: &str| ["node2", "node3"].map(|node| lab.sql(node, sql).expect("an answer"));
+    eventually("the lock is replayed", || {
+        let sql = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and relation = 't'::regclass";
+        on_standbys(sql) == ["1", "1"]
+    });
+    // As many reads as it takes for both to have some: the balancer may think little of one of them.
+    let waiting = || {
+        let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+        on_standbys(sql).map(|count| count.parse::<usize>().expect("a count"))
+    };
+    let mut reads = Vec::new();
+    while waiting().contains(&0) {
+        assert!(reads.len() < 20, "all reads went to one: {:?}", waiting());
+        let client = proxy.client().await;
+        reads.push(tokio::spawn(async move {
+            let answer = client.simple_query("select n from t").await;
+            answer.map(|messages| messages.len())
+        }));
+        eventually("the read waits", || waiting().iter().sum::<usize>() == reads.len());
+    }
+    lab.stop("node2", StopMode::Kill, &mut Quiet).expect("stopped");
+    locker.batch_execute("rollback").await.expect("the lock is given back");
+    for read in reads {
+        let messages = read.await.expect("no panic").expect("an answer all the same");
+        assert_eq!(messages, 5, "a description, three rows and a tag");
+    }
+    assert!(proxy.metric("pgsluice_retries_total{reason=\"node_lost\"}") >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_on_a_lost_primary_runs_again_on_the_next() {
+    for mode in [StopMode::Fast, StopMode::Immediate, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+        let (simple, prepared) = (proxy.client().await, proxy.client().await);
+        simple
+            .batch_execute("create table t as select generate_series(1, 3) as n")
+            .await
+            .expect("a table");
+        let sql = "/* pgsluice: primary */ select n from t";
+        let statement = prepared.prepare(sql).await.expect("a statement");
+        let locker = direct(lab.node("node1").expect("a node")).await;
+        locker
+            .batch_execute("begin; lock table t in access exclusive mode")
+            .await
+            .expect("a lock");
+        let reads = [
+            tokio::spawn(async move { simple.simple_query(sql).await.map(|messages| messages.len() - 2) }),
+            tokio::spawn(async move { prepared.query(&statement, &[]).await.map(|rows| rows.len()) }),
+        ];
+        eventually("both wait for the lock", || {
+            let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+            lab.sql("node1", sql).expect("a count") == "2"
+        });
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+        for read in reads {
+            let rows = read.await.expect("no panic");
+            assert_eq!(rows.unwrap_or_else(|error| panic!("{mode:?}: {error}")), 3);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_with_state_that_is_lost_with_its_node_is_ended() {
+    for mode in [StopMode::Fast, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::start(&lab);
+        let mut pinned = Vec::new();
+        for sql in [
+            "create temporary table own (n int)",
+            "listen news",
+            "select pg_advisory_lock(1)",
+            "begin; declare c cursor with hold for select 1; commit",
+        ] {
+            let (client, ending) = watched(&proxy.dsn()).await;
+            client
+                .batch_execute(sql)
+                .await
+                .unwrap_or_else(|error| panic!("{sql}: {error}"));
+            pinned.push((sql, client, ending));
+        }
+        let (free, _ending) = watched(&proxy.dsn()).await;
+        free.batch_execute("create table t (n int)").await.expect("a table");
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        for (sql, client, ending) in pinned {
+            assert_eq!(last_words(ending).await, "57P01", "{mode:?}: {sql}");
+            assert!(client.is_closed());
+        }
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+        free.batch_execute("insert into t values (1)")
+            .await
+            .expect("nothing bound this one");
+        eventually("nobody is pinned any more", || {
+            let (_, text) = proxy.get("/metrics").expect("metrics");
+            let mut pins = text.lines().filter(|line| line.starts_with("pgsluice_pins{"));
+            pins.all(|line| line.ends_with(" 0"))
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_without_a_primary_until_the_standbys_are_older_than_max_lag() {
+    let lab = LabGuard::fresh(2).expect("a lab");
+    let max_lag = Duration::from_secs(5);
+    let proxy = Proxy::with(
+        &lab,
+        "[routing]\nmax_lag = \"5s\"\n[failover]\nhold_timeout = \"500ms\"\n",
+    );
+    let (writer, reader) = (proxy.client().await, proxy.client().await);
+    writer
+        .batch_execute("create table t as select generate_series(1, 3) as n")
+        .await
+        .expect("a table");
+    let read = async |client: &Client| -> Result<i64, String> {
+        let row = client.query_one("select count(*) from t", &[]).await;
+        row.map(|row| row.get(0)).map_err(|error| sqlstate(&error))
+    };
+    assert_eq!(read(&reader).await, Ok(3));
+    writer.batch_execute("insert into t values (4)").await.expect("a row");
+    let stopped = Instant::now();
+    lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
+    eventually("the loss is noticed", || proxy.status().primary.is_none());
+
+    let mut answers = 0;
+    let refused = loop {
+        let asked = stopped.elapsed();
+        match read(&reader).await {
+            Ok(rows) => {
+                assert!(rows == 3 || rows == 4, "{rows} rows");
+                assert!(
+                    asked < max_lag * 2,
+                    "a standby answered {asked:?} after the primary was stopped"
+                );
+                answers += 1;
+            }
+            Err(code) => break code,
+        }
+    };
+    assert!(answers >= 10, "only {answers} reads were answered");
+    assert_eq!(refused, "57P03");
+    let held_until = stopped.elapsed();
+    assert!(
+        held_until >= max_lag - Duration::from_secs(1),
+        "refused after {held_until:?}"
+    );
+    // Its own row is on a standby, or may not be: it is never told that it isn't there.
+    match read(&writer).await {
+        Ok(rows) => assert_eq!(rows, 4),
+        Err(code) => assert_eq!(code, "57P03"),
+    }
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    eventually("there is a primary again", || proxy.status().primary.is_some());
+    assert_eq!(read(&writer).await, Ok(4));
+    assert_eq!(read(&reader).await, Ok(4));
+    assert!(!writer.is_closed() && !reader.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_block_on_a_standby_outlives_the_primary() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"500ms\"\n");
+    let client = proxy.client().await;
+    client
+        .batch_execute("create table t as select 1 as n")
+        .await
+        .expect("a table");
+    let mut reader = Simple::login(proxy.port);
+    assert_eq!(reader.say("begin read only"), said(&["BEGIN"], &[], 'T'));
+    assert_eq!(reader.say("select count(*) from t"), said(&["SELECT 1"], &[], 'T'));
+    assert!(proxy.statements("node2").0 > 0, "the block is not on the standby");
+    lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
+    eventually("the loss is noticed", || proxy.status().primary.is_none());
+    assert_eq!(reader.say("select count(*) from t"), said(&["SELECT 1"], &[], 'T'));
+    assert_eq!(reader.say("commit"), said(&["COMMIT"], &[], 'I'));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_beside_a_living_primary_moves_the_writes_and_fences_it() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let journals = Journals::start(&proxy, CLIENTS).await;
+    journals.all_go_on();
+    let (epoch, failovers) = epoch_and_failovers(&proxy);
+    lab.sql("node2", "select pg_promote()").expect("a promotion");
+    eventually("the proxy follows", || {
+        proxy.status().primary.as_deref() == Some("node2")
+    });
+    journals.all_go_on();
+    assert_gets_nothing(&lab, &proxy, &journals, "node1");
+    let (epoch_now, failovers_now) = epoch_and_failovers(&proxy);
+    assert!(epoch_now > epoch);
+    assert_eq!(failovers_now, failovers + 1.0);
+    // What the old primary acknowledged between the promotion and its discovery is lost: nobody had fenced it. All else is there.
+    let journals = journals.finish().await;
+    let lost = audit(&journals, lab.node("node2").expect("a node")).await;
+    let acknowledged: usize = journals.iter().map(|journal| journal.acknowledged.len()).sum();
+    assert!(
+        lost.len() * 2 < acknowledged,
+        "{} of {acknowledged} are lost",
+        lost.len()
+    );
+}
