@@ -1,0 +1,432 @@
+//! The protocol in all its shapes: what comes back through the proxy is what comes back from a server itself, byte by byte.
+
+mod support;
+
+use support::scene::{Scene, until};
+use support::wire::*;
+
+/// Two sessions that are told the same: one through the proxy, one with the primary itself, each in a database of its own.
+struct Twins {
+    proxied: Wire,
+    direct: Wire,
+}
+
+impl Twins {
+    /// Runs `schema` first. The databases are copies, down to the OIDs that replies have in them.
+    async fn start(scene: &Scene, schema: &str) -> Twins {
+        scene.direct().await.run(schema).await;
+        let mut other = Wire::login(scene.primary().port(), "postgres").await;
+        let copy = format!("create database {0}_twin template {0}", scene.database);
+        until("the session that ran the schema has ended", async || {
+            codes(&other.query(&copy).await).is_empty()
+        })
+        .await;
+        scene.caught_up().await;
+        Twins::again(scene).await
+    }
+
+    /// Two new sessions.
+    async fn again(scene: &Scene) -> Twins {
+        Twins {
+            proxied: scene.wire().await,
+            direct: Wire::login(scene.primary().port(), &format!("{}_twin", scene.database)).await,
+        }
+    }
+
+    /// Sends both the same, takes this many answers up to ReadyForQuery, and answers the two streams of messages.
+    async fn tell(&mut self, bytes: &[u8], answers: usize) -> (Vec<Message>, Vec<Message>) {
+        self.proxied.send(bytes).await;
+        self.direct.send(bytes).await;
+        let direct = heard(&mut self.direct, answers).await;
+        let proxied = heard(&mut self.proxied, answers).await;
+        (proxied, direct)
+    }
+
+    /// [`Twins::tell`]; says how the answers differ.
+    async fn compare(&mut self, what: &str, bytes: &[u8], answers: usize) -> Result<Vec<Message>, String> {
+        let (proxied, direct) = self.tell(bytes, answers).await;
+        if proxied == direct {
+            return Ok(direct);
+        }
+        let same = proxied.iter().zip(&direct).take_while(|(one, other)| one == other);
+        let from = same.count().saturating_sub(3);
+        Err(format!(
+            "{what}, from message {from} on\nproxied:\n  {}\ndirect:\n  {}",
+            show(&proxied[from..]),
+            show(&direct[from..])
+        ))
+    }
+
+    /// [`Twins::compare`], and they must not.
+    async fn same(&mut self, what: &str, bytes: &[u8], answers: usize) -> Vec<Message> {
+        let compared = self.compare(what, bytes, answers).await;
+        compared.unwrap_or_else(|difference| panic!("{difference}"))
+    }
+}
+
+/// This many answers; what is there of them, and a message of its own making, if they don't come.
+async fn heard(wire: &mut Wire, answers: usize) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let listen = async {
+        let mut left = answers;
+        while left > 0 {
+            match wire.next().await {
+                Some(message) => {
+                    left -= usize::from(message.tag == b'Z');
+                    messages.push(message);
+                }
+                None => return Some("the end of the connection"),
+            }
+        }
+        None
+    };
+    let missing = tokio::time::timeout(support::PATIENCE / 3, listen).await;
+    if let Some(instead) = missing.unwrap_or(Some("silence")) {
+        messages.push(Message {
+            tag: b'?',
+            body: instead.into(),
+        });
+    }
+    messages
+}
+
+/// Messages of a batch, end to end.
+fn batch(parts: &[Vec<u8>]) -> Vec<u8> {
+    parts.concat()
+}
+
+const SCHEMA: &str = "
+    create table uniq (n int primary key, small int check (small < 10), must text not null default 'x');
+    create table child (n int references uniq (n));
+    insert into uniq values (1), (2);
+    create function fails(int) returns int language plpgsql as $$ begin return 1 / $1; end $$;
+    create procedure tells() language plpgsql as $$ begin raise notice 'told %', 42 using hint = 'a hint', detail = 'a detail'; end $$;
+    create type mood as enum ('glad', 'sad');
+";
+
+/// Requests, and how many answers each gets.
+fn requests() -> Vec<(&'static str, Vec<u8>, usize)> {
+    let simple = [
+        "select 1",
+        "select 'a' as one, null as two, 3.5 as three, true as four",
+        "select",
+        "",
+        "  -- only a comment",
+        ";;",
+        "select 1; select 2; select 3",
+        "select 1; select 1/0; select 3",
+        "insert into uniq values (50); select 1/0",
+        "select n from uniq order by n",
+        "selec 1",
+        "select 'an umlaut \u{fc}', nowhere from uniq",
+        "select * from nowhere",
+        "select nothing()",
+        "select 1/0",
+        "select fails(0)",
+        "select 1 / (500 - g) from generate_series(1, 1000) g",
+        "insert into uniq values (1)",
+        "insert into uniq values (3, 11)",
+        "insert into uniq values (3, 1, null)",
+        "insert into child values (99)",
+        "select 'happy'::mood",
+        "select '2000-02-30'::date",
+        "insert into uniq values (4, 4, 'four') returning *",
+        "update uniq set small = 5 where n = 4 returning small",
+        "delete from uniq where n = 4",
+        "with gone as (delete from uniq where n = 77 returning n) select count(*) from gone",
+        "create table made (n int)",
+        "create table made (n int)",
+        "create table if not exists made (n int)",
+        "drop table made",
+        "drop table if exists made",
+        "do $$ begin raise notice 'a notice'; raise warning 'a warning'; end $$",
+        "do $$ begin raise exception 'all fields' using errcode = 'UE001', detail = 'd', hint = 'h', column = 'c', constraint = 'o', datatype = 't', table = 'b', schema = 's'; end $$",
+        "call tells()",
+        "begin",
+        "begin",
+        "insert into uniq values (6)",
+        "savepoint s",
+        "insert into uniq values (6)",
+        "select 1",
+        "rollback to s",
+        "select count(*) from uniq",
+        "rollback",
+        "rollback",
+        "commit",
+        "begin; select 1; commit",
+        "begin; select 1/0; commit",
+        "rollback",
+        "begin isolation level repeatable read; select count(*) from uniq; commit",
+        "set datestyle = 'German'",
+        "select date '2001-02-03'",
+        "show datestyle",
+        "reset datestyle",
+        "set application_name = 'renamed'",
+        "show application_name",
+        "reset application_name",
+        "set local work_mem = '8MB'",
+        "set nonsense = 1",
+        "set nonsense.of_mine = 1",
+        "show nonsense.of_mine",
+        "explain (costs off) select * from uniq where n = 1",
+        "explain analyze nonsense",
+        "prepare mine(int) as select $1 + 1",
+        "execute mine(4)",
+        "execute mine('x')",
+        "deallocate mine",
+        "deallocate mine",
+        "begin; declare c cursor for select g from generate_series(1, 10) g; fetch 3 from c; move 2 from c; fetch c; close c; commit",
+        "copy (select g, 'v' || g from generate_series(1, 5) g) to stdout",
+        "copy (select g, 'v' || g from generate_series(1, 5) g) to stdout (format binary)",
+        "copy (select 1 / (3 - g) from generate_series(1, 5) g) to stdout",
+        "copy nowhere to stdout",
+        "table uniq",
+        "values (1, 'a'), (2, 'b')",
+        "lock table uniq",
+        "vacuum uniq",
+        "analyze uniq",
+        "begin; vacuum uniq",
+        "rollback",
+        "truncate child",
+        "comment on table uniq is 'unique'",
+        "discard plans",
+        "select repeat('long', 100000)",
+        "select g, repeat('x', 100) from generate_series(1, 2000) g",
+    ];
+    let mut all: Vec<_> = simple.iter().map(|sql| (*sql, query(sql), 1)).collect();
+    let wide: Vec<String> = (0..1000).map(|n| format!("{n} as c{n}")).collect();
+    all.push(("1000 columns", query(&format!("select {}", wide.join(","))), 1));
+    all.push((
+        "unnamed, with parameters",
+        batch(&[extended("select $1::int + 1, $2::text", &[Some("41"), None]), sync()]),
+        1,
+    ));
+    all.push(("extended, an error", batch(&[extended("select 1/0", &[]), sync()]), 1));
+    all.push((
+        "extended, a value that isn't one",
+        batch(&[extended("select $1::int", &[Some("x")]), sync()]),
+        1,
+    ));
+    all.push((
+        "extended, too few values",
+        batch(&[extended("select $1::int", &[]), sync()]),
+        1,
+    ));
+    all.push(("extended, nothing", batch(&[extended("", &[]), sync()]), 1));
+    all.push((
+        "extended, two statements",
+        batch(&[extended("select 1; select 2", &[]), sync()]),
+        1,
+    ));
+    all.push((
+        "described and not run",
+        batch(&[
+            parse("", "select n, must from uniq where n = $1", &[]),
+            describe(b'S', ""),
+            sync(),
+        ]),
+        1,
+    ));
+    all.push((
+        "an insert, described",
+        batch(&[
+            parse("", "insert into uniq values ($1, $2)", &[]),
+            describe(b'S', ""),
+            sync(),
+        ]),
+        1,
+    ));
+    all.push((
+        "a parameter's type given",
+        batch(&[
+            parse("", "select $1", &[20]),
+            describe(b'S', ""),
+            bind("", "", &[Some("9")]),
+            execute("", 0),
+            sync(),
+        ]),
+        1,
+    ));
+    all.push((
+        "a named portal by pieces, in one batch",
+        batch(&[
+            parse("", "select g from generate_series(1, 5) g", &[]),
+            bind("p", "", &[]),
+            execute("p", 2),
+            execute("p", 2),
+            execute("p", 2),
+            execute("p", 2),
+            close(b'P', "p"),
+            sync(),
+        ]),
+        1,
+    ));
+    all.push((
+        "many statements in one batch",
+        batch(&[
+            extended("select 1", &[]),
+            extended("insert into uniq values (20)", &[]),
+            extended("select count(*) from uniq", &[]),
+            extended("delete from uniq where n = 20", &[]),
+            sync(),
+        ]),
+        1,
+    ));
+    all.push((
+        "an error in a batch undoes it",
+        batch(&[
+            extended("insert into uniq values (21)", &[]),
+            extended("insert into uniq values (21)", &[]),
+            extended("select 1", &[]),
+            sync(),
+            query("select count(*) from uniq where n = 21"),
+        ]),
+        2,
+    ));
+    all.push(("Sync alone", batch(&[sync(), sync()]), 2));
+    all.push((
+        "Close of what isn't there",
+        batch(&[close(b'S', "none"), close(b'P', "none"), sync()]),
+        1,
+    ));
+    all.push((
+        "Bind of what isn't there",
+        batch(&[bind("", "none", &[]), execute("", 0), sync()]),
+        1,
+    ));
+    all.push((
+        "Describe of what isn't there",
+        batch(&[describe(b'S', "none"), sync()]),
+        1,
+    ));
+    all.push(("Execute of what isn't there", batch(&[execute("none", 0), sync()]), 1));
+    all.push(("a function called", function_call(177, &["40", "2"]), 1));
+    all.push(("a function that fails", function_call(154, &["1", "0"]), 1));
+    all.push(("a function that isn't", function_call(1, &[]), 1));
+    all.push((
+        "copy in",
+        batch(&[
+            query("copy uniq (n) from stdin"),
+            copy_data(b"30\n31\n"),
+            copy_data(b"32\n"),
+            copy_done(),
+        ]),
+        1,
+    ));
+    all.push((
+        "copy in that fails",
+        batch(&[
+            query("copy uniq (n) from stdin"),
+            copy_data(b"33\nnot a number\n"),
+            copy_data(b"34\n"),
+            copy_done(),
+            query("select 1"),
+        ]),
+        2,
+    ));
+    all.push((
+        "copy in that the client gives up",
+        batch(&[
+            query("copy uniq (n) from stdin"),
+            copy_data(b"35\n"),
+            copy_fail("never mind"),
+        ]),
+        1,
+    ));
+    all.push((
+        "copy in between others",
+        batch(&[
+            query("select 1; copy uniq (n) from stdin; select 2"),
+            copy_data(b"36\n"),
+            copy_done(),
+            query("select 3"),
+        ]),
+        2,
+    ));
+    all.push((
+        "two copies in one query",
+        batch(&[
+            query("copy uniq (n) from stdin; copy child from stdin"),
+            copy_data(b"37\n"),
+            copy_done(),
+            copy_data(b"37\n"),
+            copy_done(),
+        ]),
+        1,
+    ));
+    all.push((
+        "extended copy in",
+        batch(&[
+            extended("copy uniq (n) from stdin", &[]),
+            copy_data(b"38\n"),
+            copy_done(),
+            sync(),
+        ]),
+        1,
+    ));
+    all.push((
+        "extended copy in, with a Sync that is passed over",
+        batch(&[
+            extended("copy uniq (n) from stdin", &[]),
+            sync(),
+            copy_data(b"39\n"),
+            copy_done(),
+            sync(),
+        ]),
+        1,
+    ));
+    all.push((
+        "extended copy in that fails",
+        batch(&[
+            extended("copy uniq (n) from stdin", &[]),
+            copy_data(b"not a number\n"),
+            copy_done(),
+            extended("select 1", &[]),
+            sync(),
+            query("select 2"),
+        ]),
+        2,
+    ));
+    all.push((
+        "extended copy out",
+        batch(&[extended("copy uniq (n) to stdout", &[]), sync()]),
+        1,
+    ));
+    all.push(("what was copied", query("select n from uniq order by n"), 1));
+    all.push((
+        "a query in the middle of a batch",
+        batch(&[parse("", "select 1", &[]), query("select 2"), sync()]),
+        2,
+    ));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_are_those_of_a_direct_connection() {
+    let scene = Scene::start("").await;
+    let mut twins = Twins::start(&scene, SCHEMA).await;
+    let mut differences = Vec::new();
+    for (what, bytes, answers) in requests() {
+        if let Err(difference) = twins.compare(what, &bytes, answers).await {
+            differences.push(difference);
+            twins = Twins::again(&scene).await;
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+    drop(twins);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_requests_in_one_write_get_the_same_replies() {
+    let scene = Scene::start("").await;
+    let mut twins = Twins::start(&scene, SCHEMA).await;
+    let (mut bytes, mut answers) = (Vec::new(), 0);
+    for (_, more, count) in requests() {
+        bytes.extend(more);
+        answers += count;
+    }
+    twins.same("all of them", &bytes, answers).await;
+    drop(twins);
+    scene.settled().await;
+}
