@@ -2,6 +2,7 @@
 
 mod support;
 
+use support::dice::Dice;
 use support::scene::{Scene, until};
 use support::wire::*;
 
@@ -428,5 +429,182 @@ async fn the_same_requests_in_one_write_get_the_same_replies() {
     }
     twins.same("all of them", &bytes, answers).await;
     drop(twins);
+    scene.settled().await;
+}
+
+/// A statement for a random conversation, and how many parameters it has.
+type Statement = (&'static str, usize);
+
+const STATEMENTS: &[Statement] = &[
+    ("select 1", 0),
+    ("select $1::int + 1", 1),
+    ("select 'x'::text, 2 as two", 0),
+    ("select g from generate_series(1, 4) g", 0),
+    ("select 1 / $1::int", 1),
+    ("select n, must from uniq where n = $1", 1),
+    ("select count(*) from uniq", 0),
+    ("insert into uniq (n) values ($1)", 1),
+    ("update uniq set must = must || 'y' where n = $1 returning must", 1),
+    ("delete from uniq where n = $1", 1),
+    ("", 0),
+    ("selec nothing", 0),
+    ("select * from nowhere", 0),
+    ("begin", 0),
+    ("commit", 0),
+    ("rollback", 0),
+    ("savepoint s", 0),
+    ("rollback to s", 0),
+    ("show datestyle", 0),
+    ("set datestyle = 'German'", 0),
+    ("reset datestyle", 0),
+];
+
+/// One write of a random conversation: what it says, and how many answers it gets.
+struct Saying {
+    told: Vec<String>,
+    bytes: Vec<u8>,
+    answers: usize,
+}
+
+/// What random conversations remember of what they have said, so that most of it makes sense.
+#[derive(Default)]
+struct Memory {
+    /// What each name was parsed for last.
+    named: std::collections::HashMap<&'static str, Statement>,
+}
+
+impl Saying {
+    fn say(&mut self, told: String, message: Vec<u8>) {
+        self.told.push(told);
+        self.bytes.extend(message);
+    }
+
+    /// Some messages and a Sync, or more of that.
+    fn random(dice: &mut Dice, memory: &mut Memory) -> Saying {
+        let mut saying = Saying {
+            told: Vec::new(),
+            bytes: Vec::new(),
+            answers: 0,
+        };
+        for _ in 0..=dice.below(3) {
+            // What a Query or a failed Parse leaves of the unnamed statement nobody should ask; within its batch it is sure.
+            let mut unnamed = None;
+            for _ in 0..dice.below(7) {
+                saying.random_message(dice, memory, &mut unnamed);
+            }
+            saying.say("Sync".into(), sync());
+            saying.answers += 1;
+            if dice.once_in(4) {
+                let (sql, _) = STATEMENTS[dice.below(STATEMENTS.len())];
+                let sql = sql.replace("$1", "7");
+                saying.say(format!("Query {sql}"), query(&sql));
+                saying.answers += 1;
+            }
+        }
+        saying
+    }
+
+    fn random_message(&mut self, dice: &mut Dice, memory: &mut Memory, unnamed: &mut Option<Statement>) {
+        const VALUES: [&str; 6] = ["0", "1", "2", "7", "8", "x"];
+        let name = dice.of(&["", "a", "b", "c"]);
+        let portal = dice.of(&["", "", "p"]);
+        let known = match name {
+            "" => *unnamed,
+            name => memory.named.get(name).copied(),
+        };
+        match (dice.below(16), known) {
+            (0..=3, _) => {
+                let statement = STATEMENTS[dice.below(STATEMENTS.len())];
+                match name {
+                    "" => *unnamed = Some(statement),
+                    name => drop(memory.named.insert(name, statement)),
+                }
+                self.say(
+                    format!("Parse {name:?} {}", statement.0),
+                    parse(name, statement.0, &[]),
+                );
+            }
+            (4..=7, Some((sql, count))) => {
+                let value = dice.of(&VALUES);
+                let values = vec![Some(value); count];
+                self.say(
+                    format!("Bind {portal:?} {name:?} {value} (lately {sql})"),
+                    bind(portal, name, &values),
+                );
+            }
+            (8, Some(_)) => self.say(format!("Describe {name:?}"), describe(b'S', name)),
+            (9, _) => self.say(format!("Describe portal {portal:?}"), describe(b'P', portal)),
+            (10 | 11, _) => self.say(format!("Execute {portal:?}"), execute(portal, 0)),
+            (12, _) => self.say(format!("Execute {portal:?} 1"), execute(portal, 1)),
+            (13, _) if !name.is_empty() => self.say(format!("Close {name:?}"), close(b'S', name)),
+            (14, _) => self.say(format!("Close portal {portal:?}"), close(b'P', portal)),
+            (15, _) => self.say("Flush".into(), flush()),
+            _ => {}
+        }
+    }
+}
+
+/// Without what only the server's own source could say: the proxy's own errors have no line in it.
+fn without_source(messages: Vec<Message>) -> Vec<String> {
+    messages
+        .iter()
+        .map(|message| match message.tag {
+            b'E' | b'N' => {
+                let fields = b"SCMDHPcton".iter().filter_map(|letter| message.field(*letter));
+                format!("{}{:?}", char::from(message.tag), fields.collect::<Vec<_>>())
+            }
+            _ => message.to_string(),
+        })
+        .collect()
+}
+
+/// Holds one random conversation with both. What went before, and how the answers differ.
+async fn converse(scene: &Scene, seed: u64, at_once: bool) -> Result<(), String> {
+    let mut twins = Twins::again(scene).await;
+    let mut dice = Dice::new(seed);
+    let mut memory = Memory::default();
+    let mut told = Vec::new();
+    let mut pending = (Vec::new(), 0);
+    let count = 6;
+    for turn in 0..count {
+        let saying = Saying::random(&mut dice, &mut memory);
+        told.extend(saying.told);
+        pending.0.extend(saying.bytes);
+        pending.1 += saying.answers;
+        if at_once && turn + 1 < count {
+            continue;
+        }
+        let (bytes, answers) = std::mem::take(&mut pending);
+        let (proxied, direct) = twins.tell(&bytes, answers).await;
+        let (proxied, direct) = (without_source(proxied), without_source(direct));
+        if proxied != direct {
+            return Err(format!(
+                "seed {seed}, {}\nsaid:\n  {}\nproxied:\n  {}\ndirect:\n  {}",
+                if at_once { "at once" } else { "in turns" },
+                told.join("\n  "),
+                proxied.join("\n  "),
+                direct.join("\n  ")
+            ));
+        }
+        told.push("-- answered".into());
+    }
+    twins.same("the end", &query("rollback"), 1).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_conversations_get_a_direct_connections_replies() {
+    let scene = Scene::start("[pool]\nsize = 3\n").await;
+    drop(Twins::start(&scene, SCHEMA).await);
+    let mut differences = Vec::new();
+    for seed in 0..150 {
+        for at_once in [false, true] {
+            if let Err(difference) = converse(&scene, seed, at_once).await {
+                differences.push(difference);
+            }
+        }
+        assert!(differences.len() < 3, "{}", differences.join("\n\n"));
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n\n"));
     scene.settled().await;
 }
