@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgsluice::cluster::{Cluster, Hint, NoPrimary, NodeId, NodeRole, NodeState, RoutingTable, Serving};
 use pgsluice::config::{self, Config, Promote};
 use pgsluice::wire::tls::NodeTlsConnector;
@@ -102,6 +104,27 @@ impl Server {
         ]);
         let output = succeed(command.arg(self.port.to_string()).arg("postgres"));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn postmaster(&self) -> Pid {
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap();
+        Pid::from_raw(file.lines().next().unwrap().parse().unwrap())
+    }
+
+    /// Stops or continues every process, as a machine that hangs would.
+    fn signal_all(&self, signal: Signal) {
+        let postmaster = self.postmaster();
+        let children = Command::new("pgrep")
+            .arg("-P")
+            .arg(postmaster.to_string())
+            .output()
+            .unwrap();
+        let children = String::from_utf8(children.stdout).unwrap();
+        let pids = children.lines().map(|pid| Pid::from_raw(pid.parse().unwrap()));
+        for pid in std::iter::once(postmaster).chain(pids) {
+            // A child may have ended since it was listed.
+            let _ = kill(pid, signal);
+        }
     }
 
     /// Lets this server (stopped or running) follow another one.
@@ -351,6 +374,7 @@ fn the_trigger_file_promotes_the_most_advanced_standby() {
     let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
     while lab.servers[1].sql(receivers) != "0" {}
     lab.servers[0].sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    while lab.servers[2].sql("SELECT count(*) FROM t") != "1000" {}
     lab.servers[0].stop("immediate");
     watch.until("no primary", |table| {
         matches!(table.why_no_primary, Some(NoPrimary::Unreachable(_)))
@@ -500,9 +524,7 @@ fn a_killed_primary_is_noticed_at_once_and_a_promotion_with_the_first_hint() {
     let lab = Lab::up(2).privileged();
     let watch = Watch::start(&lab.config());
     watch.until_all_serve(0);
-    let postmaster = std::fs::read_to_string(lab.servers[0].data.join("postmaster.pid")).unwrap();
-    let pid = nix::unistd::Pid::from_raw(postmaster.lines().next().unwrap().parse().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    kill(lab.servers[0].postmaster(), Signal::SIGKILL).unwrap();
     let noticed = watch.until("kill -9 noticed", |table| table.primary.is_none());
     assert!(noticed < Duration::from_secs(1), "{noticed:?}");
     let began = Instant::now();
@@ -547,6 +569,23 @@ fn a_monitor_that_may_only_log_in_still_follows_a_promotion() {
     while lab.servers[2].sql(replayed) != "t" {}
     lab.servers[2].sql("CHECKPOINT");
     watch.until("serves again", |table| table.nodes[2].serving == Serving::Serving);
+}
+
+#[test]
+fn a_primary_that_hangs_is_given_up_after_two_time_outs_and_returns_in_the_same_epoch() {
+    let lab = Lab::up(1);
+    let config = lab.config();
+    let watch = Watch::start(&config);
+    watch.until_all_serve(0);
+    lab.servers[0].signal_all(Signal::SIGSTOP);
+    let took = watch.until("hang noticed", |table| table.primary.is_none());
+    lab.servers[0].signal_all(Signal::SIGCONT);
+    assert!(
+        took >= config.monitor.timeout && took < config.monitor.timeout * 4,
+        "{took:?}"
+    );
+    watch.until_all_serve(0);
+    assert_eq!(watch.table().epoch.0, 1);
 }
 
 #[test]

@@ -138,7 +138,7 @@ pub fn elect(previous: &ClusterState, nodes: &[NodeView], now: Instant, settings
     }
     let confirming = match why_no_primary {
         Some(NoPrimary::Confirming(node)) => Some(node),
-        _ => None,
+        Some(_) | None => None,
     };
     let roles = (0..)
         .map(NodeId)
@@ -184,13 +184,17 @@ impl Member {
         }
     }
 
-    fn claim(&self) -> Option<Claim> {
+    fn standing(&self) -> Option<Standing> {
         match self {
-            Member::Ours {
-                standing: Standing::Claiming(claim),
-                ..
-            } => Some(*claim),
-            Member::Ours { .. } | Member::Foreign => None,
+            Member::Ours { standing, .. } => Some(*standing),
+            Member::Foreign => None,
+        }
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        match self.standing()? {
+            Standing::Claiming(claim) => Some(claim),
+            Standing::Unasked | Standing::Out | Standing::Recovering => None,
         }
     }
 
@@ -289,47 +293,17 @@ fn counts(
 }
 
 fn why_nobody(members: &[Member], previous: &ClusterState) -> NoPrimary {
-    let standing_of = |node: NodeId| match members.get(node.index()) {
-        Some(Member::Ours { standing, .. }) => Some(*standing),
-        Some(Member::Foreign) | None => None,
-    };
-    match previous.hold.map(|hold| hold.phase) {
-        Some(HoldPhase::Promoting) => return NoPrimary::Promoting,
-        Some(HoldPhase::Uncertain) => return NoPrimary::PromotionUncertain,
-        None => {}
-    }
-    if members.iter().any(|member| member.claim().is_some()) {
-        return NoPrimary::OnlyStale;
-    }
-    if members.iter().any(|member| {
-        matches!(
-            member,
-            Member::Ours {
-                standing: Standing::Unasked,
-                ..
-            }
-        )
-    }) {
-        return NoPrimary::Starting;
-    }
-    match previous.last {
-        Some(last) if standing_of(last.node) == Some(Standing::Out) => return NoPrimary::Unreachable(last.node),
-        Some(_) | None => {}
-    }
-    if members.iter().any(|member| {
-        matches!(
-            member,
-            Member::Ours {
-                standing: Standing::Recovering,
-                ..
-            }
-        )
-    }) {
-        NoPrimary::NoneOutOfRecovery
-    } else if members.iter().any(|member| matches!(member, Member::Foreign)) {
-        NoPrimary::OnlyForeign
-    } else {
-        NoPrimary::NoneReachable
+    let any = |standing: Standing| members.iter().any(|member| member.standing() == Some(standing));
+    let is_out = |node: NodeId| members.get(node.index()).and_then(Member::standing) == Some(Standing::Out);
+    match (previous.hold.map(|hold| hold.phase), previous.last) {
+        (Some(HoldPhase::Promoting), _) => NoPrimary::Promoting,
+        (Some(HoldPhase::Uncertain), _) => NoPrimary::PromotionUncertain,
+        (None, _) if members.iter().any(|member| member.claim().is_some()) => NoPrimary::OnlyStale,
+        (None, _) if any(Standing::Unasked) => NoPrimary::Starting,
+        (None, Some(last)) if is_out(last.node) => NoPrimary::Unreachable(last.node),
+        (None, _) if any(Standing::Recovering) => NoPrimary::NoneOutOfRecovery,
+        (None, _) if members.iter().any(|member| matches!(member, Member::Foreign)) => NoPrimary::OnlyForeign,
+        (None, _) => NoPrimary::NoneReachable,
     }
 }
 

@@ -162,6 +162,20 @@ fn a_remembered_timeline_keeps_a_stale_primary_out_after_a_restart_of_the_proxy(
     );
     bench.read(0, answer(OURS, 1, primary(2)));
     assert_eq!(bench.primary(), Some(0));
+    bench.read(0, answer(SystemIdentifier(8), 1, primary(3)));
+    assert_eq!(bench.elected.why_no_primary, Some(NoPrimary::OnlyForeign));
+}
+
+#[test]
+fn why_there_is_no_primary_tells_what_to_look_at() {
+    let mut bench = Bench::new(2);
+    bench.read(0, failure(FailureKind::Refused));
+    bench.read(1, failure(FailureKind::Refused));
+    assert_eq!(bench.elected.why_no_primary, Some(NoPrimary::NoneReachable));
+    bench.read(1, answer(OURS, 1, standby(None)));
+    assert_eq!(bench.elected.why_no_primary, Some(NoPrimary::NoneOutOfRecovery));
+    // Nobody leads, and yet the standby's timeline is known: it has recovered to it.
+    assert_eq!(bench.elected.timeline, Some(Timeline(1)));
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct BackendConn {
     pub prepared: PreparedSet,
     /// What it has reported, newest values.
     parameters: Vec<(Box<str>, Box<str>)>,
+    /// The session that last ran something on it: what its sequences, and nothing else, still remember.
+    pub last_session: u64,
     /// The worker whose runtime watches the socket.
     worker: usize,
     opened: Instant,
@@ -96,6 +98,7 @@ impl BackendConn {
                 .into_iter()
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
+            last_session: 0,
             worker,
             opened: now,
             carried: 0,
@@ -134,6 +137,11 @@ impl BackendConn {
     pub fn warms_up(&mut self) -> bool {
         self.carried = self.carried.saturating_add(1);
         self.carried > COLD
+    }
+
+    /// When it was opened.
+    pub fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// How long ago it was opened.
@@ -183,6 +191,14 @@ impl BackendConn {
     /// As [`BackendConn::apply_settings`].
     pub async fn run(&mut self, sql: &[u8]) -> Result<Vec<(String, String)>, ConnError> {
         self.run_until(sql, TransactionStatus::Idle).await
+    }
+
+    /// Forgets what `currval()` and `lastval()` would tell of other sessions, inside a block or outside.
+    ///
+    /// # Errors
+    /// As [`BackendConn::run`].
+    pub async fn discard_sequences(&mut self, status: TransactionStatus) -> Result<(), ConnError> {
+        self.run_until(b"DISCARD SEQUENCES", status).await.map(drop)
     }
 
     /// Begins a transaction block with `sql`, on the proxy's own account.

@@ -236,6 +236,26 @@ impl Pool {
         }
     }
 
+    /// The idle connection that `session` was the last to use, if there is one: its sequences remember that session.
+    pub fn reclaim(self: &Arc<Self>, session: u64, worker: usize, epoch: Epoch) -> Option<Lease> {
+        let mut inner = self.inner.lock();
+        let list = inner.idle.iter_mut().find_map(|list| {
+            let at = list
+                .iter()
+                .position(|conn| conn.last_session == session && conn.epoch == epoch)?;
+            Some(list.remove(at))
+        });
+        drop(inner);
+        // Its room goes with it from here on.
+        let conn = list?;
+        let mut lease = Lease::room(self);
+        if !conn.is_fit() {
+            return None; // The room is passed on by drop.
+        }
+        lease.conn = Some(conn.adopt(worker).ok()?);
+        Some(lease)
+    }
+
     async fn wait_for(&self, promise: oneshot::Receiver<Lease>) -> Result<Lease, CheckoutError> {
         let limit = self.login.limits().checkout_timeout;
         match tokio::time::timeout(limit, promise).await {
@@ -315,6 +335,14 @@ impl Pool {
         let conn =
             BackendConn::new(session, &self.link, generation, epoch, worker).map_err(ServerLoginError::Unreachable)?;
         Ok(Box::new(conn))
+    }
+
+    /// Closes all idle connections.
+    pub fn close_idle(&self) {
+        let mut inner = self.inner.lock();
+        let closed: Vec<_> = inner.idle.iter_mut().flat_map(std::mem::take).collect();
+        inner.taken -= closed.len();
+        drop(inner);
     }
 
     /// Closes idle connections that are unfit, or have been idle for too long.

@@ -9,6 +9,7 @@ use crate::admin::http::AdminSource;
 use crate::admin::status::{ClientCounts, ConnectionCounts, NodeStatus, Role, Status};
 use crate::cluster::{NodeRole, NodeState, RoutingTable, Serving};
 use crate::metrics;
+use crate::route::usable_lag;
 use crate::session::worker::Shared;
 
 /// Looks at the proxy when asked.
@@ -68,7 +69,7 @@ impl Observer {
         }
         metrics
             .gauge(metrics::NODE_SERVING, &label())
-            .set(f64::from(u8::from(serves(node))));
+            .set(f64::from(u8::from(self.serves(node, now))));
         metrics
             .gauge(metrics::NODE_TIMELINE, &label())
             .set(node.timeline.map_or(0.0, |timeline| f64::from(timeline.0)));
@@ -83,6 +84,12 @@ impl Observer {
             metrics.gauge(metrics::POOL_CONNECTIONS, &labels).set(count as f64);
         }
         metrics.gauge(metrics::POOL_WAITING, &label()).set(waiting as f64);
+    }
+
+    /// Whether the node is sent statements as things are.
+    fn serves(&self, node: &NodeState, now: Instant) -> bool {
+        let max_lag = self.shared.config.load().routing.max_lag;
+        node.role == NodeRole::Primary || usable_lag(node, max_lag, now).is_some()
     }
 
     fn clients(&self, table: &RoutingTable) -> ClientCounts {
@@ -103,10 +110,6 @@ impl Observer {
             ..ClientCounts::default()
         }
     }
-}
-
-fn serves(node: &NodeState) -> bool {
-    matches!(node.role, NodeRole::Primary | NodeRole::Standby) && node.serving == Serving::Serving
 }
 
 fn lag(node: &NodeState, now: Instant) -> Option<f64> {
@@ -140,7 +143,7 @@ impl AdminSource for Observer {
                     NodeRole::Foreign | NodeRole::Unknown => Role::Unknown,
                 },
                 up: !matches!(node.role, NodeRole::Unreachable | NodeRole::Unknown),
-                serving: serves(node),
+                serving: self.serves(node, now),
                 why: why(node, &table),
                 lag_seconds: lag(node, now),
                 lag_bytes: node.lag_bytes,
@@ -186,7 +189,7 @@ impl AdminSource for Observer {
             return Err("draining".into());
         }
         let table = self.shared.cluster.table();
-        if table.primary.is_some() || table.nodes.iter().any(serves) {
+        if table.primary.is_some() || table.nodes.iter().any(|node| self.serves(node, Instant::now())) {
             return Ok(());
         }
         Err(match table.why_no_primary {

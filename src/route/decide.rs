@@ -95,7 +95,7 @@ pub fn decide(
     let mut candidates = smallvec::SmallVec::<[Candidate; 8]>::new();
     let mut some_standby = false;
     for node in table.nodes.iter().take(MOST) {
-        let Some(lag) = usable_lag(node, rules, now) else {
+        let Some(lag) = usable_lag(node, rules.max_lag, now) else {
             continue;
         };
         some_standby = true;
@@ -160,9 +160,13 @@ fn no_candidate(some_standby: bool) -> RouteReason {
 }
 
 /// The lag of a standby that takes reads; `None` if it takes none.
-fn usable_lag(node: &NodeState, rules: &Rules, now: Instant) -> Option<Duration> {
-    if node.role != NodeRole::Standby || node.serving != Serving::Serving || node.weight == 0 {
-        return None;
-    }
-    node.lag(now).filter(|lag| *lag <= rules.max_lag)
+///
+/// One whose lag can't be measured any more, since the primary is gone or has just come back, still holds what it held: it goes on serving
+/// until that is older than `max_lag`.
+pub fn usable_lag(node: &NodeState, max_lag: Duration, now: Instant) -> Option<Duration> {
+    let fit = match node.serving {
+        Serving::Serving | Serving::LagUnknown => node.role == NodeRole::Standby && node.weight > 0,
+        Serving::Lagging | Serving::OtherTimeline | Serving::Fenced | Serving::Foreign | Serving::Unreachable => false,
+    };
+    node.lag(now).filter(|lag| fit && *lag <= max_lag)
 }

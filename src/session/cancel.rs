@@ -29,12 +29,16 @@ pub struct ServerProcess {
 pub struct CancelSlot {
     inner: Mutex<Slot>,
     settled: Notify,
+    cancelled: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     working: Option<ServerProcess>,
     under_way: usize,
+    /// A statement waits for a place to run: it can be cancelled without any server.
+    waiting: bool,
+    cancelled: bool,
 }
 
 impl CancelSlot {
@@ -49,6 +53,27 @@ impl CancelSlot {
         let mut slot = self.inner.lock();
         slot.working = None;
         slot.under_way > 0
+    }
+
+    /// Waits until a request comes for a statement that waits for a place to run. Dropping it ends that state.
+    pub async fn cancelled_while_waiting(&self) {
+        struct Waiting<'a>(&'a CancelSlot);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                let mut slot = self.0.inner.lock();
+                slot.waiting = false;
+                slot.cancelled = false;
+            }
+        }
+        self.inner.lock().waiting = true;
+        let _waiting = Waiting(self);
+        loop {
+            let cancelled = self.cancelled.notified();
+            if self.inner.lock().cancelled {
+                return;
+            }
+            cancelled.await;
+        }
     }
 
     /// Waits until no request is on its way.
@@ -126,7 +151,8 @@ impl CancelRegistry {
         }
     }
 
-    /// The server process that works for the client of this key. `None` if the key is nobody's, or nobody works.
+    /// The server process that works for the client of this key. `None` if the key is nobody's, or nobody works; if the client's statement
+    /// still waits for a place to run, that wait is over.
     pub fn find(&self, key: &CancelKey) -> Option<UnderWay> {
         let slot = {
             let by_pid = self.by_pid.lock();
@@ -137,7 +163,12 @@ impl CancelRegistry {
             Arc::clone(slot)
         };
         let mut inner = slot.inner.lock();
-        let process = inner.working.clone()?;
+        let Some(process) = inner.working.clone() else {
+            inner.cancelled = inner.waiting;
+            drop(inner);
+            slot.cancelled.notify_waiters();
+            return None;
+        };
         inner.under_way += 1;
         drop(inner);
         Some(UnderWay { slot, process })
@@ -171,6 +202,19 @@ mod tests {
         let key = client.key.clone();
         drop(client);
         assert!(registry.find(&key).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_waits_for_a_place_can_be_cancelled() {
+        let registry = Arc::new(CancelRegistry::default());
+        let client = registry.register(4).unwrap();
+        // Before it waits, a request is for nobody.
+        assert!(registry.find(&client.key).is_none());
+        let mut waiting = std::pin::pin!(client.slot.cancelled_while_waiting());
+        let moment = std::time::Duration::from_millis(10);
+        assert!(tokio::time::timeout(moment, waiting.as_mut()).await.is_err());
+        assert!(registry.find(&client.key).is_none());
+        waiting.await;
     }
 
     #[tokio::test]

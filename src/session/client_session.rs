@@ -4,37 +4,37 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
-use bytes::Buf;
 use smallvec::SmallVec;
-use tokio::io::AsyncWriteExt;
 
-use super::aborted;
+use super::block_end;
 use super::cancel::{Registered, ServerProcess};
+use super::client_link::ClientLink;
 use super::control::Order;
 use super::error::SessionError;
 use super::exchange::{Answer, Exchange, Left, Outcome, Parties};
-use super::inbox::{Inbox, poll_read};
+use super::inbox::poll_read;
 use super::login::{Told, farewell};
+use super::overhear::{Alive, overhear};
 use super::phase::{Attached, Block, Phase, Pins};
 pub use super::placing::{Placed, Placing};
-use super::plan::{Danger, Plan, begins_on_standby, plan};
-use super::request::{FrameAt, Gathered, Unit, gather};
+use super::plan::{Danger, Ends, Plan, begins_on_standby, plan};
+use super::request::{FrameAt, Gathered, Tail, Unit};
 use super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
 use super::settle;
-use super::statements::Statements;
+use super::statements::{self, Statements};
 use super::worker::{Present, Worker};
 use crate::cluster::Hint;
 use crate::config::{Config, PoolMode};
-use crate::pool::{PrincipalPools, Settings};
+use crate::pool::{ConnError, Lease, PrincipalPools, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
-use crate::sql::{Access, Effect, PinReason, SqlContext};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status, put_parameter_status, put_ready};
-use crate::wire::error_response::ErrorView;
+use crate::sql::{Access, PinReason, SqlContext, StatementClass};
+use crate::wire::backend::{CLOSE_COMPLETE, TransactionStatus, put_parameter_status, put_ready};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
 use crate::wire::stream::Stream;
@@ -43,16 +43,11 @@ use crate::wire::stream::Stream;
 pub struct ClientSession {
     worker: Rc<Worker>,
     present: Present,
-    client: Stream,
-    inbox: Inbox,
+    client: ClientLink,
     principal: Arc<PrincipalPools>,
     registered: Registered,
     phase: Phase,
     pub(super) state: SessionState,
-    /// After an error in a batch: everything up to its Sync is passed over.
-    skip_to_sync: bool,
-    /// Bytes still to come of a message that is passed over.
-    discard: usize,
 }
 
 /// What a session has of its own, wherever it runs.
@@ -118,8 +113,7 @@ impl ClientSession {
         ClientSession {
             worker: Rc::clone(worker),
             present,
-            client,
-            inbox: Inbox::new(Rc::clone(&worker.buffers)),
+            client: ClientLink::new(client, Rc::clone(&worker.buffers)),
             principal,
             registered,
             phase: Phase::Idle,
@@ -132,8 +126,6 @@ impl ClientSession {
                 pins: Pins::default(),
                 pg_catalog_first,
             },
-            skip_to_sync: false,
-            discard: 0,
         }
     }
 
@@ -155,29 +147,27 @@ impl ClientSession {
             self.worker.shared.count_error(error.sqlstate());
             let mut out = Vec::new();
             error.fatal().encode_error(&mut out);
-            farewell(&mut self.client, &out).await;
+            farewell(&mut self.client.stream, &out).await;
         }
     }
 
     /// Takes one step: whatever the inbox begins with, or waiting for more.
     async fn next(&mut self) -> Result<(), End> {
-        if self.discard > 0 {
-            let here = self.discard.min(self.inbox.bytes().len());
-            self.inbox.consume(here);
-            self.discard -= here;
-            if self.discard > 0 {
-                return self.wait().await;
-            }
-        }
-        let gathered = gather(self.inbox.bytes()).map_err(|bad| End::Fatal(SessionError::Protocol(bad.to_string())))?;
+        let gathered = self
+            .client
+            .gather()
+            .map_err(|bad| End::Fatal(SessionError::Protocol(bad.to_string())))?;
         match gathered {
             Gathered::More => self.wait().await,
             Gathered::Terminate => Err(End::Left),
             Gathered::Skip(count) => {
-                self.discard = count;
+                self.client.discard(count);
                 Ok(())
             }
-            Gathered::Unit(unit) if self.skip_to_sync => self.skip(&unit).await,
+            Gathered::Unit(unit) if self.client.skips() => {
+                let status = self.status();
+                Ok(self.client.skip(&unit, status).await?)
+            }
             Gathered::Unit(unit) => self.carry_out(unit).await,
         }
     }
@@ -203,7 +193,8 @@ impl ClientSession {
                     self.worker.buffers.give(buffer);
                 }
             }
-            self.inbox.poll_fill(&mut self.client, cx).map(News::Client)
+            let ClientLink { stream, inbox, .. } = &mut self.client;
+            inbox.poll_fill(stream, cx).map(News::Client)
         })
         .await;
         match news {
@@ -212,14 +203,16 @@ impl ClientSession {
             News::Order => Err(End::Fatal(SessionError::Draining)),
             News::Server(read) => {
                 let mut bytes = heard.unwrap_or_default();
-                let alive = matches!(read, Ok(count) if count > 0);
-                let heard = if alive {
-                    self.overhear(&mut bytes).await
-                } else {
-                    Ok(Alive::No)
+                let alive = match (&mut self.phase, read) {
+                    (Phase::Attached(attached), Ok(count)) if count > 0 => {
+                        let cluster = &self.worker.shared.cluster;
+                        let conn = attached.lease.conn();
+                        overhear(&mut bytes, conn, &mut self.client, &mut self.state.told, cluster).await?
+                    }
+                    _ => Alive::No,
                 };
                 self.worker.buffers.give(bytes);
-                match heard? {
+                match alive {
                     Alive::Yes => Ok(()),
                     Alive::No => self.held_connection_lost(),
                 }
@@ -232,61 +225,6 @@ impl ClientSession {
             Phase::Attached(attached) => attached.block.is_some(),
             Phase::Aborted { .. } => true,
             Phase::Idle => false,
-        }
-    }
-
-    /// Passes on what a server says unasked: notifications, notices, changed parameters.
-    async fn overhear(&mut self, bytes: &mut bytes::BytesMut) -> Result<Alive, End> {
-        let Phase::Attached(attached) = &mut self.phase else {
-            return Ok(Alive::Yes);
-        };
-        let node = attached.route.node;
-        let mut scanner = ReplyScanner::default();
-        loop {
-            let mut at = 0;
-            let mut out = Vec::new();
-            while at < bytes.len() {
-                match scanner.step(bytes, at) {
-                    Step::Opaque { end } => {
-                        out.extend_from_slice(&bytes[at..end]);
-                        at = end;
-                    }
-                    Step::Incomplete => break,
-                    Step::Malformed => return Ok(Alive::No),
-                    Step::Message { tag: b'E', body, .. } => {
-                        tracing::debug!(node = node.index(), code = ?ErrorView::parse(body).map(|e| e.code), "held connection ended");
-                        self.worker.shared.cluster.hint(node, Hint::ShuttingDown);
-                        return Ok(Alive::No);
-                    }
-                    Step::Message { tag: b'S', body, end } => {
-                        if let Some((name, value)) = parameter_status(body) {
-                            attached.lease.conn().note_parameter(name, value);
-                            if name == "in_hot_standby" {
-                                self.worker.shared.cluster.hint(node, Hint::InHotStandby(value == "on"));
-                            } else if self.state.told.note(name, value) {
-                                put_parameter_status(&mut out, name, value);
-                            }
-                        }
-                        at = end;
-                    }
-                    Step::Message { end, .. } => {
-                        out.extend_from_slice(&bytes[at..end]);
-                        at = end;
-                    }
-                }
-            }
-            bytes.advance(at);
-            if !out.is_empty() {
-                self.client.write_all(&out).await?;
-                self.client.flush().await?;
-            }
-            if bytes.is_empty() && scanner.at_boundary() {
-                return Ok(Alive::Yes);
-            }
-            let read = poll_fn(|cx| poll_read(&mut attached.lease.conn().stream, bytes, cx)).await;
-            if !matches!(read, Ok(count) if count > 0) {
-                return Ok(Alive::No);
-            }
         }
     }
 
@@ -326,26 +264,6 @@ impl ClientSession {
         }
     }
 
-    /// Passes over a batch in which an error was reported, up to its Sync.
-    async fn skip(&mut self, unit: &Unit) -> Result<(), End> {
-        let sync = unit.frames.iter().find(|frame| frame.tag == b'S');
-        match sync {
-            Some(frame) => {
-                self.inbox.consume(frame.end);
-                self.skip_to_sync = false;
-                let mut out = Vec::new();
-                put_ready(&mut out, self.status());
-                self.say(&out).await
-            }
-            None => {
-                let end = unit.frames.last().map_or(unit.len, |frame| frame.end);
-                self.inbox.consume(unit.len);
-                self.discard = end.saturating_sub(unit.len);
-                Ok(())
-            }
-        }
-    }
-
     fn status(&self) -> TransactionStatus {
         match &self.phase {
             Phase::Idle => TransactionStatus::Idle,
@@ -359,9 +277,7 @@ impl ClientSession {
     }
 
     async fn say(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.client.write_all(bytes).await?;
-        self.client.flush().await?;
-        Ok(())
+        Ok(self.client.say(bytes).await?)
     }
 
     async fn carry_out(&mut self, unit: Unit) -> Result<(), End> {
@@ -369,38 +285,81 @@ impl ClientSession {
         let context = self.sql_context();
         let worker = Rc::clone(&self.worker);
         let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let plan = plan(&unit, self.inbox.bytes(), &mut self.state.statements, classify)
+        let plan = plan(&unit, self.client.inbox.bytes(), &mut self.state.statements, classify)
             .map_err(|violation| End::Fatal(SessionError::Protocol(violation.0)))?;
         self.worker.shared.cluster.note_statement();
         if let Some(error) = settle::refused_setting(&plan.effects) {
             return self.report(error, &plan, &unit.frames).await;
         }
+        let mut plan = plan;
+        if plan.begins
+            && matches!(plan.want, Want::Read)
+            && self.state.settings.value("default_transaction_isolation").is_some()
+        {
+            // Its READ ONLY block may need one snapshot throughout, and could not be moved.
+            plan.want = Want::Primary(RouteReason::NeedsPrimary);
+        }
         match &self.phase {
+            _ if !plan.needs_server => self.answer_here(&plan, &unit).await,
+            Phase::Idle if plan.only_ends_block() => self.answer_end_of_nothing(&plan, &unit).await,
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
-            Phase::Idle if !plan.needs_server => self.answer_here(&plan, &unit).await,
             Phase::Idle => self.place_and_run(&plan, &unit.frames, arrived).await,
             Phase::Attached(_) => self.run_attached(&plan, &unit, arrived).await,
         }
     }
 
-    /// Answers a unit that nothing runs in: Sync alone, or Close of statements.
+    /// COMMIT or ROLLBACK without a block: a warning, as from a server, and none is needed for it.
+    async fn answer_end_of_nothing(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
+        let tag = if plan.ends_block() == Some(Ends::Commit) {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        };
+        self.note_statements(&unit.frames[..plan.frames]);
+        let out = block_end::nothing_ended(&unit.frames[..plan.frames], self.client.inbox.bytes(), tag);
+        self.client.inbox.consume(plan.len);
+        self.say(&out).await
+    }
+
+    /// Answers a unit that nothing runs in: Sync alone, or Close of statements. Also in a block that is lost: a driver that closes a statement
+    /// pays no attention to errors, so this is no place to tell it.
     async fn answer_here(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
+        self.note_statements(&unit.frames[..plan.frames]);
         let mut out = Vec::new();
         for frame in &unit.frames[..plan.frames] {
-            let body = &self.inbox.bytes()[frame.start + HEADER..frame.end];
-            match (frame.tag, frontend::named(body)) {
-                (b'C', Some(Named::Statement([]))) => self.state.statements.forget_unnamed(),
-                (b'C', Some(Named::Statement(name))) => drop(self.state.statements.remove(name)),
-                _ => {}
-            }
             match frame.tag {
-                b'C' => out.extend_from_slice(&crate::wire::backend::CLOSE_COMPLETE),
-                b'S' => put_ready(&mut out, TransactionStatus::Idle),
+                b'C' => out.extend_from_slice(&CLOSE_COMPLETE),
+                b'S' => put_ready(&mut out, self.status()),
                 _ => {}
             }
         }
-        self.inbox.consume(plan.len);
+        self.client.inbox.consume(plan.len);
         self.say(&out).await
+    }
+
+    /// Follows Parse and Close in a unit that no server sees.
+    fn note_statements(&mut self, frames: &[FrameAt]) {
+        let context = self.sql_context();
+        for frame in frames {
+            let body = &self.client.inbox.bytes()[frame.start + HEADER..frame.end];
+            match frame.tag {
+                b'P' => {
+                    if let Some(parse) = frontend::parse(body).filter(|parse| !parse.name.is_empty()) {
+                        let prepared = self.worker.shared.pools.statements.intern(parse.sql, parse.types);
+                        let class = self.worker.classify(parse.sql, &context);
+                        self.state
+                            .statements
+                            .insert(parse.name.into(), statements::Named { prepared, class });
+                    }
+                }
+                b'C' => match frontend::named(body) {
+                    Some(Named::Statement([])) => self.state.statements.forget_unnamed(),
+                    Some(Named::Statement(name)) => drop(self.state.statements.remove(name)),
+                    Some(Named::Portal(_)) | None => {}
+                },
+                _ => {}
+            }
+        }
     }
 
     /// The session holds nothing: finds a place for the unit, as often as it takes.
@@ -422,22 +381,22 @@ impl ClientSession {
         let mut retries = 0;
         loop {
             let principal = Arc::clone(&self.principal);
-            let placed = placing
-                .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
-                .await;
+            let slot = Arc::clone(&self.registered.slot);
+            let reclaim = plan.sequence_state.then_some(self.present.id);
+            let placed = tokio::select! {
+                biased;
+                placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings, reclaim) => placed,
+                // Polled only when there is a wait.
+                () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
+            };
             let Placed { lease, route, reported } = match placed {
                 Ok(placed) => placed,
                 Err(error) => return self.report(error, plan, frames).await,
             };
             self.tell(reported).await?;
             worker.shared.counters.decided(route.target, route.reason);
-            let mut attached = Box::new(Attached {
-                lease,
-                route,
-                block: None,
-            });
-            // On a connection that others have used, currval() and lastval() would show a stranger's value.
-            if plan.sequence_state && attached.lease.conn().run(b"DISCARD SEQUENCES").await.is_err() {
+            let mut attached = Box::new(self.attach(lease, route, None));
+            if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
                 continue;
             }
             let attempt = Attempt {
@@ -448,12 +407,12 @@ impl ClientSession {
                 retries,
             };
             match self.exchange(&mut attached, plan, frames, attempt).await {
-                Outcome::Done(answer) => {
+                Outcome::Done { answer, later } => {
                     worker
                         .shared
                         .counters
                         .answered(route.target, plan.access, arrived.elapsed());
-                    return self.settle(attached, plan, answer, session_pool).await;
+                    return self.settle(attached, plan, later, answer, session_pool).await;
                 }
                 Outcome::Refused(code) => {
                     worker.shared.count_retry(code.as_str());
@@ -479,6 +438,7 @@ impl ClientSession {
                         NextStep::Retry | NextStep::RetryOnPrimary => {
                             worker.shared.count_retry("node_lost");
                             retries += 1;
+                            placing.distrust(route.node, &principal);
                         }
                         NextStep::Forward => return Err(End::Left),
                         NextStep::Report(verdict) => {
@@ -500,6 +460,33 @@ impl ClientSession {
                 Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
             }
         }
+    }
+
+    /// The session takes hold of a connection.
+    fn attach(&self, mut lease: Lease, route: Route, block: Option<Block>) -> Attached {
+        let known = lease.conn().last_session == self.present.id;
+        lease.conn().last_session = self.present.id;
+        Attached {
+            lease,
+            route,
+            known,
+            block,
+        }
+    }
+
+    /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
+    /// none. From here on, sessions of this database and user keep the connections on which they draw from sequences.
+    async fn forget_strangers_sequences(&self, attached: &mut Attached) -> Result<(), ConnError> {
+        self.principal.reads_sequence_state.store(true, Ordering::Relaxed);
+        let status = match &attached.block {
+            _ if attached.known => return Ok(()),
+            // What the block has written may be what is asked for.
+            Some(block) if block.wrote || block.failed => return Ok(()),
+            Some(_) => TransactionStatus::InBlock,
+            None => TransactionStatus::Idle,
+        };
+        attached.known = true;
+        attached.lease.conn().discard_sequences(status).await
     }
 
     fn consistency(&self, config: &Config) -> crate::config::Consistency {
@@ -530,8 +517,8 @@ impl ClientSession {
         let started = Instant::now();
         let warm = conn.warms_up();
         let parties = Parties {
-            client: &mut self.client,
-            inbox: &mut self.inbox,
+            client: &mut self.client.stream,
+            inbox: &mut self.client.inbox,
             statements: &mut self.state.statements,
             told: &mut self.state.told,
             conn,
@@ -545,11 +532,15 @@ impl ClientSession {
             .await;
         link.finished();
         match &outcome {
-            Outcome::Done(Answer {
-                first_byte: Some(first_byte),
-                failed: false,
+            Outcome::Done {
+                answer:
+                    Answer {
+                        first_byte: Some(first_byte),
+                        failed: false,
+                        ..
+                    },
                 ..
-            }) if warm => {
+            } if warm => {
                 link.observe(first_byte.saturating_duration_since(started), *first_byte);
             }
             // A node that fails fast must not look fast.
@@ -573,6 +564,10 @@ impl ClientSession {
                 Err(error) => return self.report(error, plan, &unit.frames).await,
             }
         }
+        if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
+            // The statement will find the connection lost, and say so.
+            tracing::debug!("a held connection was lost");
+        }
         if let Some(block) = &mut attached.block
             && plan.access == Access::Write
         {
@@ -593,13 +588,13 @@ impl ClientSession {
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
         match self.exchange(&mut attached, plan, &frames, attempt).await {
-            Outcome::Done(answer) => {
+            Outcome::Done { answer, later } => {
                 self.worker
                     .shared
                     .counters
                     .answered(route.target, plan.access, arrived.elapsed());
                 let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
-                self.settle(attached, plan, answer, session_pool).await
+                self.settle(attached, plan, later, answer, session_pool).await
             }
             Outcome::Refused(_) | Outcome::NodeLost { .. } if self.state.pins.any() => {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
@@ -630,7 +625,7 @@ impl ClientSession {
                 };
                 self.state.settings = Arc::clone(&block.settings_before);
                 self.state.history.last_write = Some(Instant::now());
-                let ends = ends_block(plan);
+                let ends = plan.ends_block();
                 if ends == Some(Ends::Rollback) && !forwarded {
                     // A lost block is rolled back: that is what was asked for.
                     self.phase = Phase::Aborted {
@@ -694,7 +689,14 @@ impl ClientSession {
         let mut placing = Placing::new(&worker);
         let want = Want::Primary(RouteReason::NeedsPrimary);
         let placed = placing
-            .connect(&principal, want, &rules, &self.state.history, &self.state.settings)
+            .connect(
+                &principal,
+                want,
+                &rules,
+                &self.state.history,
+                &self.state.settings,
+                None,
+            )
             .await;
         let Placed {
             mut lease,
@@ -721,11 +723,8 @@ impl ClientSession {
                 verdict: Verdict::CertainlyNotCommitted,
             }));
         }
-        Ok(Ok(Box::new(Attached {
-            lease,
-            route,
-            block: Some(Block::begun(settings_before)),
-        })))
+        let block = Block::begun(settings_before);
+        Ok(Ok(Box::new(self.attach(lease, route, Some(block)))))
     }
 
     /// Tells the client what it doesn't know yet of what a server has reported.
@@ -744,13 +743,21 @@ impl ClientSession {
         &mut self,
         mut attached: Box<Attached>,
         plan: &Plan,
+        later: SmallVec<[Arc<StatementClass>; 1]>,
         answer: Answer,
         session_pool: bool,
     ) -> Result<(), End> {
         let now = Instant::now();
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
-        settle::settle(&mut self.state, &mut attached, plan, answer, now);
+        settle::settle(&mut self.state, &mut attached, plan, &later, answer, now);
+        if plan.tail == Tail::Prepared && answer.failed {
+            self.client.skip_to_sync();
+        }
+        if plan.draws_from_sequences() && !answer.failed && self.principal.reads_sequence_state.load(Ordering::Relaxed)
+        {
+            self.state.pins.add(PinReason::Sequence);
+        }
         if let Some(block) = &mut attached.block
             && begin
             && attached.route.target == Target::Standby
@@ -794,13 +801,14 @@ impl ClientSession {
         let Phase::Aborted { untold, settings } = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(());
         };
-        if ends_block(plan).is_some() && !(untold && ends_block(plan) == Some(Ends::Commit)) {
-            let out = aborted::rolled_back(&unit.frames[..plan.frames], self.inbox.bytes());
-            self.inbox.consume(plan.len);
+        if plan.ends_block().is_some() && !(untold && plan.ends_block() == Some(Ends::Commit)) {
+            self.note_statements(&unit.frames[..plan.frames]);
+            let out = block_end::rolled_back(&unit.frames[..plan.frames], self.client.inbox.bytes());
+            self.client.inbox.consume(plan.len);
             self.state.settings = settings;
             return self.say(&out).await;
         }
-        if untold && ends_block(plan) == Some(Ends::Commit) {
+        if untold && plan.ends_block() == Some(Ends::Commit) {
             // The client believes that it commits: it must hear that nothing was.
             let error = SessionError::NodeLost {
                 node: "of the transaction".into(),
@@ -827,7 +835,7 @@ impl ClientSession {
     async fn report(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
         let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
         let left = Left {
-            owed: plan.ready,
+            owed: plan.owed(),
             inbox: plan.len,
             cut: end.saturating_sub(plan.len),
         };
@@ -857,37 +865,6 @@ impl ClientSession {
     async fn refuse(&mut self, error: &SessionError, left: Left, status: TransactionStatus) -> Result<(), End> {
         let fields = error.error();
         self.worker.shared.count_error(fields.code);
-        let mut out = Vec::new();
-        for _ in 0..left.owed.max(1) {
-            fields.encode_error(&mut out);
-            if left.owed > 0 {
-                put_ready(&mut out, status);
-            }
-        }
-        self.skip_to_sync = left.owed == 0;
-        self.inbox.consume(left.inbox);
-        self.discard = left.cut;
-        self.say(&out).await
-    }
-}
-
-enum Alive {
-    Yes,
-    No,
-}
-
-/// How a unit ends its block, if it does nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
-    Commit,
-    Rollback,
-}
-
-fn ends_block(plan: &Plan) -> Option<Ends> {
-    let [class] = &plan.effects[..] else { return None };
-    match &class.effects[..] {
-        [Effect::Commit { .. } | Effect::PrepareTransaction] => Some(Ends::Commit),
-        [Effect::Rollback { .. }] => Some(Ends::Rollback),
-        _ => None,
+        Ok(self.client.refuse(&fields, left, status).await?)
     }
 }

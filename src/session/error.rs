@@ -33,6 +33,9 @@ pub enum SessionError {
     /// All server connections are taken.
     #[error("no server connection became free within {0:?}")]
     PoolExhausted(Duration),
+    /// A cancel request came before the statement had a place to run.
+    #[error("canceling statement due to user request")]
+    Cancelled,
     /// A node did not let us in; its own words and code.
     #[error("{message}")]
     NodeLogin {
@@ -97,6 +100,7 @@ impl SessionError {
                 SqlState::CANNOT_CONNECT_NOW
             }
             SessionError::PoolExhausted(_) | SessionError::TooManyClients => SqlState::TOO_MANY_CONNECTIONS,
+            SessionError::Cancelled => SqlState::QUERY_CANCELED,
             SessionError::NodeLogin { code, .. } | SessionError::Settings { code, .. } => *code,
             SessionError::NodeLost { verdict, .. } => verdict.sqlstate(),
             SessionError::BlockLost => SqlState::IN_FAILED_SQL_TRANSACTION,
@@ -131,6 +135,7 @@ impl SessionError {
             }
             SessionError::TooManyClients => Some("[listen] max_clients is the limit."),
             SessionError::Protocol(_)
+            | SessionError::Cancelled
             | SessionError::NodeLogin { .. }
             | SessionError::BlockLost
             | SessionError::Settings { .. }

@@ -12,11 +12,12 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::expect::{Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
-use super::request::{CAP, FrameAt};
+use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::retry::{Attempt, Failure, NextStep, after};
 use super::statements::Statements;
 use super::translate::Translator;
@@ -26,7 +27,8 @@ use crate::route::Target;
 use crate::sql::StatementClass;
 use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
 use crate::wire::error_response::{ErrorView, Severity};
-use crate::wire::frame::{BadFrame, frontend_header};
+use crate::wire::frame::{BadFrame, HEADER, frontend_header};
+use crate::wire::frontend;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
 
@@ -37,7 +39,12 @@ const LOOK_AHEAD: usize = CAP;
 #[derive(Debug)]
 pub enum Outcome {
     /// The server has answered and is ready.
-    Done(Answer),
+    Done {
+        /// How.
+        answer: Answer,
+        /// The classes of what ran beyond the plan: the rest of a batch that was sent piece by piece.
+        later: SmallVec<[Arc<StatementClass>; 1]>,
+    },
     /// The server refused with this error, which the client has not seen; the connection is ready. Only where a retry was possible.
     Refused(SqlState),
     /// The connection to the server is lost.
@@ -73,6 +80,8 @@ pub struct Answer {
     pub status: TransactionStatus,
     /// There was an error in it.
     pub failed: bool,
+    /// What ran beyond the plan may have left something behind that can't be known.
+    pub unknown: bool,
     /// Whether the last CommandComplete was that of ROLLBACK.
     pub rolled_back: bool,
     /// When the first byte came.
@@ -117,6 +126,7 @@ pub struct Exchange<'a, C> {
     unnamed_is_ours: bool,
     /// Answers up to ReadyForQuery still to come.
     owed: u32,
+    tail: Tail,
     /// The batch has no Sync yet.
     open: bool,
     /// The last request is of the extended protocol.
@@ -131,6 +141,7 @@ pub struct Exchange<'a, C> {
     refused: Option<SqlState>,
     farewell: Option<SqlState>,
     client_out: Vec<u8>,
+    later: SmallVec<[Arc<StatementClass>; 1]>,
 }
 
 enum Event {
@@ -148,7 +159,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         plan: &super::plan::Plan,
         frames: &[FrameAt],
     ) -> Exchange<'a, C> {
-        let closed = plan.tail == super::request::Tail::Closed;
+        let closed = matches!(plan.tail, Tail::Closed | Tail::Prepared);
         let mut exchange = Exchange {
             parties,
             classify,
@@ -161,6 +172,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             unflushed: false,
             unnamed_is_ours: false,
             owed: plan.ready,
+            tail: plan.tail,
             open: !closed,
             extended: plan.extended,
             copy_in: false,
@@ -169,6 +181,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             answer: Answer {
                 status: TransactionStatus::Idle,
                 failed: false,
+                unknown: false,
                 rolled_back: false,
                 first_byte: None,
             },
@@ -176,11 +189,18 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             refused: None,
             farewell: None,
             client_out: Vec::new(),
+            later: SmallVec::new(),
         };
         if plan.translate {
             for &frame in frames {
                 exchange.translate(frame);
                 exchange.cut = frame.end.saturating_sub(plan.len);
+            }
+            if exchange.cut > 0 && frames.last().is_some_and(|frame| matches!(frame.tag, b'Q' | b'F')) {
+                // Nothing follows it that the server would wait for.
+                exchange.owed += 1;
+                exchange.open = false;
+                exchange.extended = false;
             }
             if !closed {
                 exchange.leave_unit();
@@ -199,6 +219,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             expect: &mut self.expect,
             out: &mut self.out,
             unnamed_is_ours: self.unnamed_is_ours,
+            flush_is_sync: self.tail == Tail::Prepared,
         }
         .message(frame, self.parties.inbox.bytes(), &mut self.classify);
         // Within one exchange only the client's own Parse can change the connection's unnamed statement.
@@ -220,7 +241,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let mut replies = self.parties.buffers.take();
         let outcome = self.relay(&mut replies).await;
         self.parties.buffers.give(replies);
-        if !matches!(outcome, Outcome::Done(_)) {
+        if !matches!(outcome, Outcome::Done { .. }) {
             self.expect.give_up(self.parties.statements, self.forwarded);
         }
         if self.unit_len > 0 && !matches!(outcome, Outcome::Refused(_) | Outcome::NodeLost { .. }) {
@@ -231,11 +252,26 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
 
     async fn relay(&mut self, replies: &mut BytesMut) -> Outcome {
         self.expect.answer_known(&mut self.client_out);
+        let mut took_client = false;
         loop {
+            // What came with, or right behind, that which makes the server wait for more stands in the inbox already.
+            if self.takes_client()
+                && !took_client
+                && let Err(violation) = self.pass_on()
+            {
+                return Outcome::Violation(violation);
+            }
+            took_client = self.takes_client();
+            if !self.client_out.is_empty() && self.open && self.forward(replies, 0).await.is_err() {
+                return Outcome::ClientGone;
+            }
             if self.is_complete() {
                 return match self.refused {
                     Some(code) => Outcome::Refused(code),
-                    None => Outcome::Done(self.answer),
+                    None => Outcome::Done {
+                        answer: self.answer,
+                        later: std::mem::take(&mut self.later),
+                    },
                 };
             }
             match self.next_event(replies).await {
@@ -246,7 +282,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                     }
                     match self.digest(replies) {
                         Ok(end) => {
-                            if self.to_client(replies, end).await.is_err() {
+                            if self.forward(replies, end).await.is_err() {
                                 return Outcome::ClientGone;
                             }
                         }
@@ -256,7 +292,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 Event::FromServer(_) => return self.node_lost(),
                 Event::FromClient(Ok(count)) if count > 0 => {
                     if self.takes_client()
-                        && let Err(violation) = self.from_client()
+                        && let Err(violation) = self.pass_on()
                     {
                         return Outcome::Violation(violation);
                     }
@@ -280,8 +316,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     }
 
     fn node_lost(&self) -> Outcome {
+        let owed = if self.tail == Tail::Prepared { 0 } else { self.owed };
         let left = Left {
-            owed: self.owed,
+            owed,
             inbox: self.unit_len,
             cut: self.cut,
         };
@@ -306,7 +343,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             if let Poll::Ready(read) = poll_read(&mut self.parties.conn.stream, replies, cx) {
                 return Poll::Ready(Event::FromServer(read));
             }
-            if self.parties.inbox.bytes().len() < LOOK_AHEAD
+            let limit = if self.takes_client() { 2 * TEXT_CAP } else { LOOK_AHEAD };
+            if self.parties.inbox.bytes().len() < limit
                 && let Poll::Ready(read) = self.parties.inbox.poll_fill(self.parties.client, cx)
             {
                 return Poll::Ready(Event::FromClient(read));
@@ -394,7 +432,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         Ok(at)
     }
 
-    async fn to_client(&mut self, replies: &mut BytesMut, end: usize) -> io::Result<()> {
+    async fn forward(&mut self, replies: &mut BytesMut, end: usize) -> io::Result<()> {
         if !self.client_out.is_empty() {
             let out = std::mem::take(&mut self.client_out);
             self.parties.client.write_all(&out).await?;
@@ -508,15 +546,35 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         Fate::Forward
     }
 
+    /// A message at the front of the inbox runs something that the plan didn't know of.
+    fn note_later(&mut self, tag: u8) {
+        let bytes = self.parties.inbox.bytes();
+        let body = bytes.get(HEADER..).unwrap_or_default();
+        let class = match tag {
+            b'B' => frontend::bind(body).and_then(|bind| self.parties.statements.class(bind.statement).cloned()),
+            b'Q' => frontend::c_string(body).map(|(sql, _)| (self.classify)(sql)),
+            b'P' => {
+                // A Bind that follows finds the unnamed statement by what is noted here.
+                if let Some(parse) = frontend::parse(body).filter(|parse| parse.name.is_empty()) {
+                    let class = (self.classify)(parse.sql);
+                    self.parties.statements.set_unnamed(parse.sql, parse.types, class);
+                }
+                None
+            }
+            _ => None,
+        };
+        self.later.extend(class);
+    }
+
     /// Passes on what the server waits for.
-    fn from_client(&mut self) -> Result<(), BadFrame> {
+    fn pass_on(&mut self) -> Result<(), BadFrame> {
         self.leave_unit();
         while self.takes_client() {
             let bytes = self.parties.inbox.bytes();
             if self.cut > 0 {
                 let here = self.cut.min(bytes.len());
                 if here == 0 {
-                    return Ok(());
+                    break;
                 }
                 self.out.extend_from_slice(&bytes[..here]);
                 self.cut -= here;
@@ -527,9 +585,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 return Ok(());
             };
             let here = header.total.min(bytes.len());
-            let in_parts = header.tag == b'd' || bytes.len() >= CAP;
+            let in_parts = header.tag == b'd' || bytes.len() >= waits_for(header.tag);
+            self.answer.unknown |= in_parts && here < header.total && matches!(header.tag, b'Q' | b'P');
             if here < header.total && !in_parts {
-                return Ok(());
+                break;
             }
             match header.tag {
                 b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
@@ -541,6 +600,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 b'S' | b'H' if self.copy_in => {}
                 b'X' => return Err(BadFrame::UnknownTag(b'X')),
                 tag => {
+                    self.note_later(tag);
                     self.translate(FrameAt {
                         tag,
                         start: 0,
@@ -556,6 +616,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             self.cut = header.total - here;
             self.parties.inbox.consume(here);
         }
+        // An answer of the proxy's own may be due at once.
+        self.expect.answer_known(&mut self.client_out);
         Ok(())
     }
 }

@@ -39,6 +39,8 @@ pub enum Awaited {
     Execute,
     /// A Sync, Query or FunctionCall: everything up to ReadyForQuery.
     Ready,
+    /// A Sync that the proxy put in a Flush's place: its ReadyForQuery is swallowed.
+    HiddenReady,
     /// An error of the proxy's takes the place of the server's.
     Poisoned(Vec<u8>),
 }
@@ -137,11 +139,15 @@ impl Expectations {
                 self.queue.pop_front();
                 Fate::Forward
             }
+            (b'Z', Some(Awaited::HiddenReady)) => {
+                self.queue.pop_front();
+                Fate::Swallow
+            }
             (b'E', front) => {
                 let replace = match front {
                     Some(Awaited::Poisoned(error)) => Fate::Replace(error.clone()),
                     // An error in a Query ends nothing: ReadyForQuery follows by itself.
-                    Some(Awaited::Ready) => return Fate::Forward,
+                    Some(Awaited::Ready | Awaited::HiddenReady) => return Fate::Forward,
                     _ => Fate::Forward,
                 };
                 self.skip_to_ready(statements);
@@ -156,7 +162,7 @@ impl Expectations {
         let count = self
             .queue
             .iter()
-            .position(|awaited| matches!(awaited, Awaited::Ready))
+            .position(|awaited| matches!(awaited, Awaited::Ready | Awaited::HiddenReady))
             .unwrap_or(self.queue.len());
         let skipped = self.queue.drain(..count).filter_map(Awaited::into_undo).collect();
         take_back(skipped, statements);
@@ -184,6 +190,7 @@ impl Awaited {
             | Awaited::Describe
             | Awaited::Execute
             | Awaited::Ready
+            | Awaited::HiddenReady
             | Awaited::Poisoned(_) => None,
         }
     }

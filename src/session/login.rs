@@ -256,6 +256,7 @@ async fn welcome(
             &rules,
             &Default::default(),
             &plain,
+            None,
         )
         .await
         .map_err(|error| error.fatal())?;

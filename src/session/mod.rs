@@ -9,8 +9,9 @@
 //! 4. [`exchange`] sends it and relays the answer, translating statement names by [`translate`].
 //! 5. [`retry`] judges failures (pure); [`client_session`] settles what the unit changed.
 
-mod aborted;
+mod block_end;
 pub mod cancel;
+pub mod client_link;
 pub mod client_session;
 pub mod control;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod exchange;
 pub mod expect;
 pub mod inbox;
 pub mod login;
+pub mod overhear;
 pub mod phase;
 pub mod placing;
 pub mod plan;

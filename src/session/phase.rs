@@ -38,6 +38,8 @@ pub struct Attached {
     pub lease: Lease,
     /// How it was chosen.
     pub route: Route,
+    /// The session was also the last to use it before: what its sequences remember is the session's own.
+    pub known: bool,
     /// The transaction block that is open on it.
     pub block: Option<Block>,
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::error::SessionError;
 use super::worker::Worker;
-use crate::cluster::Hint;
+use crate::cluster::{Hint, NodeId};
 use crate::pool::{CheckoutError, Lease, PrincipalPools, Purpose, Settings};
 use crate::route::balancer::Load;
 use crate::route::consistency::History;
@@ -37,6 +37,8 @@ pub struct Placed {
 pub struct Placing<'a> {
     worker: &'a Rc<Worker>,
     held: Option<Held<'a>>,
+    /// A node on which a connection was lost, and when: its older connections are most likely lost too.
+    lost: Option<(NodeId, Instant)>,
 }
 
 struct Held<'a> {
@@ -57,10 +59,14 @@ impl Drop for Counted<'_> {
 impl<'a> Placing<'a> {
     /// Nothing tried yet.
     pub fn new(worker: &'a Rc<Worker>) -> Placing<'a> {
-        Placing { worker, held: None }
+        Placing {
+            worker,
+            held: None,
+            lost: None,
+        }
     }
 
-    /// Finds a place. Safe to drop.
+    /// Finds a place; with `reclaim`, rather on the connection that this session was the last to use. Safe to drop.
     ///
     /// # Errors
     /// No node within `hold_timeout`, no connection within `checkout_timeout`, a node that refuses the login, or settings that the server
@@ -72,6 +78,7 @@ impl<'a> Placing<'a> {
         rules: &Rules,
         history: &History,
         settings: &Arc<Settings>,
+        reclaim: Option<u64>,
     ) -> Result<Placed, SessionError> {
         let shared = &self.worker.shared;
         loop {
@@ -80,11 +87,13 @@ impl<'a> Placing<'a> {
                 Target::Primary => Purpose::Write,
                 Target::Standby => Purpose::Read,
             };
-            let mut lease = match principal
-                .at(route.node)
-                .checkout(self.worker.index, purpose, route.epoch)
-                .await
-            {
+            let pool = principal.at(route.node);
+            let reclaimed = reclaim.and_then(|session| pool.reclaim(session, self.worker.index, route.epoch));
+            let lease = match reclaimed {
+                Some(lease) => Ok(lease),
+                None => pool.checkout(self.worker.index, purpose, route.epoch).await,
+            };
+            let mut lease = match lease {
                 Ok(lease) => lease,
                 Err(CheckoutError::TimedOut(limit)) => return Err(SessionError::PoolExhausted(limit)),
                 Err(CheckoutError::Login(error)) if error.is_node_down() => {
@@ -99,6 +108,12 @@ impl<'a> Placing<'a> {
                     });
                 }
             };
+            if let Some((node, at)) = self.lost
+                && node == route.node
+                && lease.conn().opened() <= at
+            {
+                continue;
+            }
             // The wait for the connection may have seen the primary change.
             if route.target == Target::Primary && shared.cluster.table().epoch != route.epoch {
                 lease.check_in(Instant::now());
@@ -117,6 +132,12 @@ impl<'a> Placing<'a> {
                 }
             }
         }
+    }
+
+    /// A connection to `node` was lost: what was opened before isn't trusted with the next attempt, which must not be lost the same way.
+    pub fn distrust(&mut self, node: NodeId, principal: &PrincipalPools) {
+        self.lost = Some((node, Instant::now()));
+        principal.at(node).close_idle();
     }
 
     /// Decides, and waits for a node if there is none.

@@ -54,10 +54,62 @@ pub struct Plan {
     pub needs_server: bool,
     /// It asks for the connection's last value of a sequence.
     pub sequence_state: bool,
+    /// It inserts rows.
+    pub inserts: bool,
+    /// Statements that run in it.
+    pub executes: u32,
+    /// What it leaves behind can't be known.
+    pub unknown: bool,
     /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
     pub block_safe: bool,
     /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
     pub refused_alike: bool,
+}
+
+/// How a unit ends its block, if it does nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// COMMIT, or PREPARE TRANSACTION.
+    Commit,
+    /// ROLLBACK.
+    Rollback,
+}
+
+impl Plan {
+    /// Answers up to ReadyForQuery that the client waits for. In a batch whose Sync it has not sent, it waits for none.
+    pub fn owed(&self) -> u32 {
+        if self.tail == Tail::Closed { self.ready } else { 0 }
+    }
+
+    /// Whether it ends its block, and how.
+    pub fn ends_block(&self) -> Option<Ends> {
+        match self.only_effect()? {
+            Effect::Commit { .. } | Effect::PrepareTransaction => Some(Ends::Commit),
+            Effect::Rollback { .. } => Some(Ends::Rollback),
+            _ => None,
+        }
+    }
+
+    /// A plain COMMIT or ROLLBACK and nothing else: outside a block it needs no server.
+    pub fn only_ends_block(&self) -> bool {
+        let ends = matches!(
+            self.only_effect(),
+            Some(Effect::Commit { chain: false } | Effect::Rollback { chain: false })
+        );
+        ends && self.executes == 1 && self.tail == Tail::Closed && self.effects[0].statements == 1
+    }
+
+    /// It calls `nextval()`, in so many words or perhaps by a column's default.
+    pub fn draws_from_sequences(&self) -> bool {
+        let mut effects = self.effects.iter().flat_map(|class| &class.effects);
+        self.inserts || effects.any(|effect| *effect == Effect::NextVal)
+    }
+
+    fn only_effect(&self) -> Option<&Effect> {
+        let [class] = &self.effects[..] else { return None };
+        let [effect] = &class.effects[..] else { return None };
+        Some(effect)
+    }
 }
 
 /// The client sent something that is not the protocol.
@@ -75,8 +127,10 @@ struct Sum {
     block_safe: bool,
     refused_alike: bool,
     sequence_state: bool,
+    inserts: bool,
     executes: u32,
     copies: bool,
+    unknown: bool,
     begins: bool,
     effects: SmallVec<[Arc<StatementClass>; 1]>,
 }
@@ -92,8 +146,10 @@ impl Sum {
             block_safe: true,
             refused_alike: true,
             sequence_state: false,
+            inserts: false,
             executes: 0,
             copies: false,
+            unknown: false,
             begins: false,
             effects: SmallVec::new(),
         }
@@ -137,6 +193,10 @@ impl Sum {
             self.block_safe &= stays_in_block(class);
             self.refused_alike &= refused_alike(class);
             self.sequence_state |= reads_sequence_state(class);
+            self.inserts |= matches!(
+                class.reason,
+                Reason::Verb("INSERT" | "MERGE") | Reason::DataModifyingCte
+            );
         }
         if !class.effects.is_empty() {
             self.effects.push(Arc::clone(class));
@@ -230,22 +290,19 @@ pub fn plan(
             .position(|frame| matches!(frame.tag, b'Q' | b'F' | b'S'))
             .map_or(rest.len(), |at| at + 1);
         let request = &rest[..count];
-        let closed = matches!(request[count - 1].tag, b'Q' | b'F' | b'S');
+        let prepared = begin + count == unit.frames.len() && unit.tail == Tail::Prepared;
+        let cut = begin + count == unit.frames.len() && unit.tail == Tail::Cut;
+        let closed = prepared || (!cut && matches!(request[count - 1].tag, b'Q' | b'F' | b'S'));
         // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
-        if plan.is_some() && must_stand_alone(request, bytes, statements, &mut classify) {
+        let alone = prepared || !closed || must_stand_alone(request, bytes, statements, &mut classify);
+        if plan.is_some() && alone {
             break;
         }
-        let sum = judge(
-            request,
-            bytes,
-            unit.tail == Tail::Cut && !closed,
-            statements,
-            &mut classify,
-        )?;
-        let alone = !sum.effects.is_empty() || !closed || sum.copies;
+        let sum = judge(request, bytes, cut, statements, &mut classify)?;
+        let alone = prepared || !closed || sum.copies || !sum.effects.is_empty();
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
-        let tail = if closed { Tail::Closed } else { unit.tail };
+        let tail = if closed && !prepared { Tail::Closed } else { unit.tail };
         plan = Some(match plan {
             None => Plan {
                 frames: begin,
@@ -260,11 +317,14 @@ pub fn plan(
                 danger: if closed { sum.danger } else { Danger::Several },
                 effects: sum.effects,
                 begins: sum.begins,
-                translate: sum.translate || !closed,
+                translate: sum.translate || !closed || prepared,
                 ready: u32::from(closed),
                 extended: request[count - 1].tag != b'Q' && request[count - 1].tag != b'F',
                 needs_server: sum.needs_server || !closed,
                 sequence_state: sum.sequence_state,
+                inserts: sum.inserts,
+                executes: sum.executes,
+                unknown: sum.unknown,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
             },
@@ -289,6 +349,9 @@ pub fn plan(
                 extended: request[count - 1].tag == b'S',
                 needs_server: before.needs_server || sum.needs_server,
                 sequence_state: before.sequence_state || sum.sequence_state,
+                inserts: before.inserts || sum.inserts,
+                executes: before.executes + sum.executes,
+                unknown: false,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,
             },
@@ -411,7 +474,17 @@ fn judge(
             tag => return Err(Violation(format!("unexpected message type 0x{tag:02X}"))),
         }
     }
-    if cut {
+    if let (true, Some(last)) = (cut, request.last()) {
+        // What a text does that isn't all here can't be known; a Bind is of a statement that is.
+        let front = bytes.get(last.start + HEADER..).unwrap_or_default();
+        let bound = frontend::bind(front).filter(|_| last.tag == b'B');
+        match bound.and_then(|bind| statements.class(bind.statement).cloned()) {
+            Some(class) => sum.runs(&class),
+            None => sum.unknown = true,
+        }
+        if last.tag == b'P' {
+            statements.forget_unnamed();
+        }
         sum.opaque();
     }
     // Several statements in one batch are one transaction, unless one of them ends it.

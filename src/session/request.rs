@@ -5,10 +5,12 @@
 
 use smallvec::SmallVec;
 
-use crate::wire::frame::{BadFrame, frontend_header};
+use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 
 /// Bytes of one unit that are waited for before it is carried out piecemeal.
 pub const CAP: usize = 256 * 1024;
+/// A text is waited for longer: what it does to the session can only be known of a whole one.
+pub const TEXT_CAP: usize = 4 * 1024 * 1024;
 /// Requests taken into one unit at most.
 const MOST_REQUESTS: usize = 256;
 
@@ -28,6 +30,9 @@ pub struct FrameAt {
 pub enum Tail {
     /// With a request's end: all that comes back ends in ReadyForQuery.
     Closed,
+    /// With a Flush, after nothing but Parse, Describe and Close of statements. Outside of them it changes nothing to have a Sync there, so
+    /// that the rest of the batch is free to run elsewhere.
+    Prepared,
     /// In the middle of a batch, after a whole message.
     Open,
     /// In the middle of a message, which is the unit's last frame.
@@ -94,7 +99,7 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
             _ => {}
         }
         if !whole {
-            if bytes.len() < CAP || requests > 0 {
+            if requests > 0 || bytes.len() - at < waits_for(header.tag) {
                 break;
             }
             frames.push(FrameAt {
@@ -124,11 +129,8 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
                 }
             }
             b'H' if open => {
-                return Ok(Gathered::Unit(Unit {
-                    frames,
-                    tail: Tail::Open,
-                    len: at,
-                }));
+                let tail = flushed(&frames[closed.0..], bytes);
+                return Ok(Gathered::Unit(Unit { frames, tail, len: at }));
             }
             _ => open = true,
         }
@@ -144,6 +146,25 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
         }));
     }
     Ok(Gathered::More)
+}
+
+/// Bytes of a message that are waited for before it is passed on in parts.
+pub fn waits_for(tag: u8) -> usize {
+    match tag {
+        b'Q' | b'P' => TEXT_CAP,
+        _ => CAP,
+    }
+}
+
+/// How a batch ends that a Flush asks an answer for.
+fn flushed(batch: &[FrameAt], bytes: &[u8]) -> Tail {
+    let prepares = batch.iter().all(|frame| match frame.tag {
+        b'P' | b'H' => true,
+        // The body's first byte: S is a statement, P a portal.
+        b'D' | b'C' => bytes.get(frame.start + HEADER) == Some(&b'S'),
+        _ => false,
+    });
+    if prepares { Tail::Prepared } else { Tail::Open }
 }
 
 fn until(mut frames: SmallVec<[FrameAt; 8]>, (count, len): (usize, usize)) -> Gathered {
@@ -200,9 +221,17 @@ mod tests {
 
     #[test]
     fn flush_and_copy_data_end_an_open_batch() {
-        assert_eq!(tags(&stream("PDHBES")), ("PDH".into(), Tail::Open, 21));
+        assert_eq!(tags(&stream("PBEHBES")), ("PBEH".into(), Tail::Open, 28));
         assert_eq!(tags(&stream("PBEdd")), ("PBE".into(), Tail::Open, 21));
         assert_eq!(tags(&stream("Qdd")), ("Q".into(), Tail::Closed, 7));
+    }
+
+    #[test]
+    fn a_flush_after_mere_preparation_is_told_apart() {
+        let prepares = [message(b'P', b"s\0"), message(b'D', b"Ss\0"), message(b'H', b"")].concat();
+        assert_eq!(tags(&prepares), ("PDH".into(), Tail::Prepared, prepares.len()));
+        let portal = [message(b'P', b"s\0"), message(b'D', b"Pp\0"), message(b'H', b"")].concat();
+        assert_eq!(tags(&portal).1, Tail::Open);
     }
 
     #[test]

@@ -17,10 +17,23 @@ use crate::sql::{Access, Effect, Isolation, PinReason, Reason, StatementClass};
 use crate::wire::backend::TransactionStatus;
 
 /// Follows one answered unit.
-pub(super) fn settle(state: &mut SessionState, attached: &mut Attached, plan: &Plan, answer: Answer, now: Instant) {
+///
+/// `later` is what ran beyond the plan, in a batch that was sent piece by piece.
+pub(super) fn settle(
+    state: &mut SessionState,
+    attached: &mut Attached,
+    plan: &Plan,
+    later: &[Arc<StatementClass>],
+    answer: Answer,
+    now: Instant,
+) {
     let was_in_block = attached.block.is_some();
     let settings_before = Arc::clone(&state.settings);
-    follow_effects(state, attached, plan, answer);
+    let effects: SmallVec<[&StatementClass; 2]> = plan.effects.iter().chain(later).map(|class| &**class).collect();
+    follow_effects(state, attached, &effects, answer);
+    if (plan.unknown || answer.unknown) && !answer.failed {
+        state.pins.add(PinReason::Unknown);
+    }
     let wrote = plan.access == Access::Write && !only_control(plan);
     if let Some(block) = &mut attached.block {
         block.wrote |= wrote;
@@ -76,18 +89,18 @@ fn follow_block(state: &mut SessionState, attached: &mut Attached, answer: Answe
     }
 }
 
-fn follow_effects(state: &mut SessionState, attached: &mut Attached, plan: &Plan, answer: Answer) {
+fn follow_effects(state: &mut SessionState, attached: &mut Attached, classes: &[&StatementClass], answer: Answer) {
     if answer.failed {
         // One statement that failed has changed nothing. Of several, some may have.
-        let several = plan.effects.len() > 1 || plan.effects.iter().any(|class| class.statements > 1);
+        let several = classes.len() > 1 || classes.iter().any(|class| class.statements > 1);
         if several {
             state.pins.add(PinReason::Unknown);
         }
         return;
     }
-    let several = plan.effects.len() > 1 || plan.effects.iter().any(|class| class.statements > 1);
-    let controls = plan.effects.iter().flat_map(|class| &class.effects).any(is_control);
-    let sets = plan.effects.iter().flat_map(|class| &class.effects).any(|effect| {
+    let several = classes.len() > 1 || classes.iter().any(|class| class.statements > 1);
+    let controls = classes.iter().flat_map(|class| &class.effects).any(is_control);
+    let sets = classes.iter().flat_map(|class| &class.effects).any(|effect| {
         matches!(
             effect,
             Effect::SetGuc { .. } | Effect::ResetGuc { .. } | Effect::ResetAll
@@ -98,7 +111,7 @@ fn follow_effects(state: &mut SessionState, attached: &mut Attached, plan: &Plan
         state.pins.add(PinReason::Unknown);
         return;
     }
-    for effect in plan.effects.iter().flat_map(|class| &class.effects) {
+    for effect in classes.iter().flat_map(|class| &class.effects) {
         follow(state, attached, effect);
     }
 }

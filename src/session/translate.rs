@@ -27,6 +27,8 @@ pub struct Translator<'a> {
     pub out: &'a mut Vec<u8>,
     /// The connection's unnamed statement is the client's: it was parsed in this batch.
     pub unnamed_is_ours: bool,
+    /// The batch only prepares: a Sync takes the place of its Flush.
+    pub flush_is_sync: bool,
 }
 
 /// A text that no server accepts; what it answers is replaced by the proxy's own error, in its place in the pipeline.
@@ -40,6 +42,11 @@ impl Translator<'_> {
         let body = &bytes[frame.start + HEADER..end];
         let to_come = frame.end - end;
         match frame.tag {
+            b'H' if self.flush_is_sync => {
+                self.out.extend_from_slice(&frontend::SYNC);
+                self.expect.push(Awaited::HiddenReady);
+                return;
+            }
             b'P' if to_come == 0 => {
                 if let Some(parse) = frontend::parse(body) {
                     self.parse(parse, raw, classify);

@@ -185,7 +185,8 @@ pub struct Worker {
 /// A session's place among its worker's; leaves when dropped.
 pub struct Present {
     worker: Rc<Worker>,
-    id: u64,
+    /// The session's number, which no other session of the process has; never 0.
+    pub id: u64,
     /// How the worker reaches the session.
     pub control: Rc<Control>,
 }
@@ -216,8 +217,9 @@ impl Worker {
 
     /// Enters a session, which the acceptor has counted already.
     pub fn enter(self: &Rc<Self>) -> Present {
-        let id = self.next_session.get();
-        self.next_session.set(id + 1);
+        let count = self.next_session.get() + 1;
+        self.next_session.set(count);
+        let id = count << 16 | self.index as u64;
         let control = Rc::new(Control::default());
         if self.shared.draining.load(Ordering::Relaxed) {
             control.order(Order::Drain);

@@ -59,7 +59,8 @@ fn set(statement: &Statement<'_>) -> Verdict {
         }
         "constraints" if !assigns(statement, at + 1) => return Verdict::write(Reason::TransactionControl),
         "session" if next_is(at + 1, "authorization") => Some(to("session_authorization", at + 2)),
-        "session" if next_is(at + 1, "characteristics") => Some(Effect::Pin(PinReason::SessionGuc)),
+        // SET SESSION CHARACTERISTICS AS TRANSACTION …
+        "session" if next_is(at + 1, "characteristics") => return characteristics(statement, at + 4),
         "role" if !assigns(statement, at + 1) => Some(to("role", at + 1)),
         "time" if next_is(at + 1, "zone") => Some(time_zone(statement, scope, at + 2)),
         "names" if !assigns(statement, at + 1) => Some(to("client_encoding", at + 1)),
@@ -74,6 +75,29 @@ fn set(statement: &Statement<'_>) -> Verdict {
         Some(effect) => verdict.with(effect),
         None => verdict,
     }
+}
+
+/// The session's defaults for its transactions are settings like others, by another name.
+fn characteristics(statement: &Statement<'_>, modes: usize) -> Verdict {
+    let modes = Modes::read(statement, modes);
+    let set = |name: &str, value: String| Effect::SetGuc {
+        name: name.to_owned(),
+        value,
+    };
+    let switch = |on: bool| if on { "on" } else { "off" }.to_owned();
+    let isolation = modes
+        .isolation
+        .map(|level| set("default_transaction_isolation", format!("'{level}'")));
+    let read_only = modes
+        .read_only
+        .map(|on| set("default_transaction_read_only", switch(on)));
+    let deferrable = modes
+        .deferrable
+        .then(|| set("default_transaction_deferrable", switch(true)));
+    [isolation, read_only, deferrable]
+        .into_iter()
+        .flatten()
+        .fold(Verdict::write(Reason::SessionState("SET")), Verdict::with)
 }
 
 fn assigns(statement: &Statement<'_>, index: usize) -> bool {

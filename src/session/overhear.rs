@@ -1,0 +1,88 @@
+//! What a server says unasked on a connection that a session holds between two requests: notifications, notices, changed parameters, or
+//! goodbye.
+
+use std::future::poll_fn;
+use std::io;
+
+use bytes::{Buf, BytesMut};
+
+use super::client_link::ClientLink;
+use super::inbox::poll_read;
+use super::login::Told;
+use crate::cluster::{Cluster, Hint};
+use crate::pool::BackendConn;
+use crate::wire::backend::{ReplyScanner, Step, parameter_status, put_parameter_status};
+use crate::wire::error_response::ErrorView;
+
+/// Whether the connection is still good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alive {
+    /// It is.
+    Yes,
+    /// It isn't: the server has closed it, or is about to.
+    No,
+}
+
+/// Passes on what has arrived in `bytes` to the client, reading on until the last message is whole.
+///
+/// # Errors
+/// The client is gone.
+pub async fn overhear(
+    bytes: &mut BytesMut,
+    conn: &mut BackendConn,
+    client: &mut ClientLink,
+    told: &mut Told,
+    cluster: &Cluster,
+) -> io::Result<Alive> {
+    let mut scanner = ReplyScanner::default();
+    loop {
+        let mut out = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            match scanner.step(bytes, at) {
+                Step::Opaque { end } => {
+                    out.extend_from_slice(&bytes[at..end]);
+                    at = end;
+                }
+                Step::Incomplete => break,
+                Step::Malformed => return Ok(Alive::No),
+                Step::Message { tag: b'E', body, .. } => {
+                    let code = ErrorView::parse(body).map(|error| error.code);
+                    tracing::debug!(
+                        node = conn.node.index(),
+                        ?code,
+                        "a held connection was ended by its server"
+                    );
+                    cluster.hint(conn.node, Hint::ShuttingDown);
+                    return Ok(Alive::No);
+                }
+                Step::Message { tag: b'S', body, end } => {
+                    at = end;
+                    if let Some((name, value)) = parameter_status(body) {
+                        conn.note_parameter(name, value);
+                        if name == "in_hot_standby" {
+                            cluster.hint(conn.node, Hint::InHotStandby(value == "on"));
+                        } else if told.note(name, value) {
+                            put_parameter_status(&mut out, name, value);
+                        }
+                    }
+                }
+                Step::Message { end, .. } => {
+                    out.extend_from_slice(&bytes[at..end]);
+                    at = end;
+                }
+            }
+        }
+        bytes.advance(at);
+        if !out.is_empty() {
+            client.say(&out).await?;
+        }
+        if bytes.is_empty() && scanner.at_boundary() {
+            return Ok(Alive::Yes);
+        }
+        let read = poll_fn(|cx| poll_read(&mut conn.stream, bytes, cx)).await;
+        if !matches!(read, Ok(count) if count > 0) {
+            return Ok(Alive::No);
+        }
+    }
+}
