@@ -1,16 +1,19 @@
 # `make demo` on a fresh Debian or Ubuntu with Rust shows all of it. `make` lists the rest.
 
 CARGO ?= cargo
-# For the demo: make demo ARGS="--port 6432"
+# For the demo and the benchmark: make demo ARGS="--port 6432"
 ARGS ?=
+# make bench QUICK=1
+QUICK ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test lint build clean
+.PHONY: help setup demo test lint bench build clean
 
 help:
 	@echo 'make demo    set up this machine, build, and show pgsluice at work until Ctrl-C'
 	@echo 'make test    set up this machine, run all tests, and count them'
 	@echo 'make lint    formatting and clippy'
+	@echo 'make bench   pgsluice beside PgBouncer and direct connections; QUICK=1 takes a minute'
 	@echo 'make build   target/release/pgsluice'
 	@echo 'make setup   PostgreSQL and a C compiler, if they are missing'
 	@echo 'make clean   remove what was built'
@@ -26,6 +29,9 @@ test: setup
 
 lint:
 	@scripts/lint.sh
+
+bench:
+	@benches/run.sh $(if $(QUICK),--quick) $(ARGS)
 
 build:
 	$(CARGO) build --release --locked

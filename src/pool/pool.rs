@@ -41,10 +41,13 @@ pub struct Pool {
     inner: Mutex<Inner>,
 }
 
+// Connections change hands by pointer: moving one would copy half a kilobyte.
+type IdleList = Vec<Box<BackendConn>>;
+
 #[derive(Debug)]
 struct Inner {
     /// Idle connections by worker; the most recently used last.
-    idle: Box<[Vec<Box<BackendConn>>]>,
+    idle: Box<[IdleList]>,
     /// Connections that exist or are being opened, and those promised to a waiter.
     taken: usize,
     waiters: VecDeque<Waiter>,

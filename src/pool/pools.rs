@@ -99,6 +99,9 @@ impl PrincipalPools {
     }
 }
 
+/// A database and a user.
+type Principal = (Box<str>, Box<str>);
+
 /// All pools of the proxy.
 #[derive(Debug)]
 pub struct Pools {
@@ -106,7 +109,7 @@ pub struct Pools {
     tls: NodeTlsConnector,
     limits: Arc<ArcSwap<config::Pool>>,
     workers: usize,
-    by_principal: Mutex<HashMap<(Box<str>, Box<str>), Arc<PrincipalPools>>>,
+    by_principal: Mutex<HashMap<Principal, Arc<PrincipalPools>>>,
     /// Identities of prepared statements.
     pub statements: PreparedRegistry,
 }

@@ -37,10 +37,13 @@ pub struct PreparedRegistry {
     inner: Mutex<Registered>,
 }
 
+/// A text, and the count and OIDs of its parameter types.
+type Content = (Box<[u8]>, Box<[u8]>);
+
 #[derive(Debug, Default)]
 struct Registered {
     next_id: u64,
-    by_content: HashMap<(Box<[u8]>, Box<[u8]>), Weak<Prepared>>,
+    by_content: HashMap<Content, Weak<Prepared>>,
     sweep_at: usize,
 }
 

@@ -103,10 +103,13 @@ impl Drop for UnderWay {
     }
 }
 
+/// A client's secret and its slot.
+type Entry = (Vec<u8>, Arc<CancelSlot>);
+
 /// Every client's slot, by the key it was given.
 #[derive(Debug, Default)]
 pub struct CancelRegistry {
-    by_pid: Mutex<HashMap<i32, (Vec<u8>, Arc<CancelSlot>)>>,
+    by_pid: Mutex<HashMap<i32, Entry>>,
 }
 
 /// A client's entry; leaves when dropped.

@@ -486,6 +486,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
         self.answer.failed = true;
         self.copy_in = false;
+        let (passed_over, lacks_sync) = self.expect.passed_over();
+        self.owed = self.owed.saturating_sub(passed_over);
+        self.open |= lacks_sync && self.tail != Tail::Prepared;
         let Some(error) = ErrorView::parse(body) else {
             return fate;
         };

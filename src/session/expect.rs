@@ -37,8 +37,10 @@ pub enum Awaited {
     Describe,
     /// An Execute: everything up to CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
-    /// A Sync, Query or FunctionCall: everything up to ReadyForQuery.
+    /// A Sync: ReadyForQuery.
     Ready,
+    /// A Query or FunctionCall: everything up to ReadyForQuery.
+    Query,
     /// A Sync that the proxy put in a Flush's place: its ReadyForQuery is swallowed.
     HiddenReady,
     /// An error of the proxy's takes the place of the server's.
@@ -69,6 +71,10 @@ pub enum Fate {
 #[derive(Debug, Default)]
 pub struct Expectations {
     queue: VecDeque<Awaited>,
+    /// Queries that the server passed over after an error in the batch before them.
+    passed_over: u32,
+    /// After an error the server waits for a Sync that it has not been sent.
+    lacks_sync: bool,
     /// What was answered has done this to the client's statements; it is taken back if the unit runs again.
     done: Vec<Undo>,
 }
@@ -91,10 +97,11 @@ impl Expectations {
 
     /// Answers that are the proxy's to give now, before the server's next.
     pub fn answer_known(&mut self, out: &mut Vec<u8>) {
-        while let Some(known) = self
-            .queue
-            .pop_front_if(|front| matches!(front, Awaited::ParseKnown(_) | Awaited::CloseKnown(_)))
-        {
+        while matches!(
+            self.queue.front(),
+            Some(Awaited::ParseKnown(_) | Awaited::CloseKnown(_))
+        ) {
+            let Some(known) = self.queue.pop_front() else { return };
             match known {
                 Awaited::ParseKnown(undo) => {
                     out.extend_from_slice(&PARSE_COMPLETE);
@@ -135,7 +142,7 @@ impl Expectations {
             (b'2', Some(Awaited::Bind))
             | (b'T' | b'n', Some(Awaited::Describe))
             | (b'C' | b'I' | b's', Some(Awaited::Execute))
-            | (b'Z', Some(Awaited::Ready)) => {
+            | (b'Z', Some(Awaited::Ready | Awaited::Query)) => {
                 self.queue.pop_front();
                 Fate::Forward
             }
@@ -147,7 +154,7 @@ impl Expectations {
                 let replace = match front {
                     Some(Awaited::Poisoned(error)) => Fate::Replace(error.clone()),
                     // An error in a Query ends nothing: ReadyForQuery follows by itself.
-                    Some(Awaited::Ready | Awaited::HiddenReady) => return Fate::Forward,
+                    Some(Awaited::Ready | Awaited::Query | Awaited::HiddenReady) => return Fate::Forward,
                     _ => Fate::Forward,
                 };
                 self.skip_to_ready(statements);
@@ -157,15 +164,28 @@ impl Expectations {
         }
     }
 
-    /// After an error the server passes over everything up to Sync.
+    /// After an error the server passes over everything up to Sync, a Query included.
     fn skip_to_ready(&mut self, statements: &mut Statements) {
-        let count = self
+        let sync = self
             .queue
             .iter()
-            .position(|awaited| matches!(awaited, Awaited::Ready | Awaited::HiddenReady))
-            .unwrap_or(self.queue.len());
-        let skipped = self.queue.drain(..count).filter_map(Awaited::into_undo).collect();
-        take_back(skipped, statements);
+            .position(|awaited| matches!(awaited, Awaited::Ready | Awaited::HiddenReady));
+        self.lacks_sync = sync.is_none();
+        let skipped: Vec<Awaited> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
+        let queries = skipped
+            .iter()
+            .filter(|awaited| matches!(awaited, Awaited::Query))
+            .count();
+        self.passed_over += u32::try_from(queries).unwrap_or(u32::MAX);
+        take_back(skipped.into_iter().filter_map(Awaited::into_undo).collect(), statements);
+    }
+
+    /// Queries that will not be answered, since the last time this was asked; and whether the server waits for a Sync.
+    pub fn passed_over(&mut self) -> (u32, bool) {
+        (
+            std::mem::take(&mut self.passed_over),
+            std::mem::take(&mut self.lacks_sync),
+        )
     }
 
     /// Nothing of what is still owed will come. If the client has `seen` nothing of the answer, the unit has not happened at all.
@@ -190,6 +210,7 @@ impl Awaited {
             | Awaited::Describe
             | Awaited::Execute
             | Awaited::Ready
+            | Awaited::Query
             | Awaited::HiddenReady
             | Awaited::Poisoned(_) => None,
         }

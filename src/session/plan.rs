@@ -401,6 +401,8 @@ fn judge(
         match frame.tag {
             b'Q' => {
                 let sql = frontend::query(body).ok_or_else(|| malformed("Query"))?;
+                // After an error in the batch before it, the server passes it over: that must be followed.
+                sum.translate |= request.len() > 1;
                 let class = classify(sql);
                 sum.runs(&class);
                 for effect in &class.effects {
@@ -469,7 +471,10 @@ fn judge(
                 }
             }
             b'E' => sum.needs_server = true,
-            b'F' => sum.opaque(),
+            b'F' => {
+                sum.opaque();
+                sum.translate |= request.len() > 1;
+            }
             b'S' | b'H' => {}
             tag => return Err(Violation(format!("unexpected message type 0x{tag:02X}"))),
         }

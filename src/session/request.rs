@@ -52,6 +52,10 @@ pub struct Unit {
 
 /// What the bytes at hand begin with.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and is never stored"
+)]
 pub enum Gathered {
     /// Nothing whole yet.
     More,

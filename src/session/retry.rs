@@ -93,9 +93,8 @@ pub fn after(attempt: Attempt, failure: Failure) -> NextStep {
             _ => NextStep::Forward,
         },
         Failure::Lost { farewell } => {
-            if attempt.progress == Progress::NothingSent && !attempt.in_block {
-                NextStep::Retry
-            } else if may_rerun {
+            let unsent = attempt.progress == Progress::NothingSent && !attempt.in_block;
+            if unsent || may_rerun {
                 NextStep::Retry
             } else {
                 NextStep::Report(verdict(attempt, farewell))

@@ -86,7 +86,7 @@ impl Translator<'_> {
                         }
                         None => self.out.extend_from_slice(raw),
                     }
-                    self.expect.push(Awaited::Ready);
+                    self.expect.push(Awaited::Query);
                     return;
                 }
             }
@@ -103,7 +103,8 @@ impl Translator<'_> {
             }
             b'B' => self.expect.push(Awaited::Bind),
             b'E' => self.expect.push(Awaited::Execute),
-            b'Q' | b'F' | b'S' => self.expect.push(Awaited::Ready),
+            b'Q' | b'F' => self.expect.push(Awaited::Query),
+            b'S' => self.expect.push(Awaited::Ready),
             _ => {}
         }
         self.out.extend_from_slice(raw);
