@@ -40,7 +40,7 @@ impl Twins {
         self.direct.send(bytes).await;
         let direct = heard(&mut self.direct, answers).await;
         let proxied = heard(&mut self.proxied, answers).await;
-        (proxied, direct)
+        (without_source(proxied), without_source(direct))
     }
 
     /// [`Twins::tell`]; says how the answers differ.
@@ -50,11 +50,12 @@ impl Twins {
             return Ok(direct);
         }
         let same = proxied.iter().zip(&direct).take_while(|(one, other)| one == other);
-        let from = same.count().saturating_sub(3);
+        let at = same.count();
+        let around = |messages: &[Message]| show(&messages[at.saturating_sub(3)..messages.len().min(at + 9)]);
         Err(format!(
-            "{what}, from message {from} on\nproxied:\n  {}\ndirect:\n  {}",
-            show(&proxied[from..]),
-            show(&direct[from..])
+            "{what}, message {at}\nproxied:\n  {}\ndirect:\n  {}",
+            around(&proxied),
+            around(&direct)
         ))
     }
 
@@ -89,6 +90,25 @@ async fn heard(wire: &mut Wire, answers: usize) -> Vec<Message> {
         });
     }
     messages
+}
+
+/// What the proxy says in a server's stead has no line of the server's source in it: 25P01 for COMMIT and ROLLBACK outside of a block, for
+/// which no server is asked, and 42P05, since statements' names are the proxy's to know.
+fn without_source(messages: Vec<Message>) -> Vec<Message> {
+    let cut = |message: Message| match message.tag {
+        b'E' | b'N' if matches!(&*message.code(), "25P01" | "42P05") => {
+            let fields = b"SVCMDHPcton"
+                .iter()
+                .filter_map(|&letter| Some((letter, message.field(letter)?)));
+            let body = fields.flat_map(|(letter, text)| [&[letter], text.as_bytes(), b"\0"].concat());
+            Message {
+                body: body.collect(),
+                ..message
+            }
+        }
+        _ => message,
+    };
+    messages.into_iter().map(cut).collect()
 }
 
 /// Messages of a batch, end to end.
@@ -514,15 +534,16 @@ impl Saying {
         };
         match (dice.below(16), known) {
             (0..=3, _) => {
-                let statement = STATEMENTS[dice.below(STATEMENTS.len())];
+                let mut statement = STATEMENTS[dice.below(STATEMENTS.len())];
+                // Which of two faults is told first, a name that is taken or a text that is wrong, is another test's.
+                if !name.is_empty() && statement.0.ends_with("nothing") || statement.0.ends_with("nowhere") {
+                    statement = STATEMENTS[0];
+                }
                 match name {
                     "" => *unnamed = Some(statement),
                     name => drop(memory.named.insert(name, statement)),
                 }
-                self.say(
-                    format!("Parse {name:?} {}", statement.0),
-                    parse(name, statement.0, &[]),
-                );
+                self.say(format!("Parse {name:?} {}", statement.0), parse(name, statement.0, &[]));
             }
             (4..=7, Some((sql, count))) => {
                 let value = dice.of(&VALUES);
@@ -544,20 +565,6 @@ impl Saying {
     }
 }
 
-/// Without what only the server's own source could say: the proxy's own errors have no line in it.
-fn without_source(messages: Vec<Message>) -> Vec<String> {
-    messages
-        .iter()
-        .map(|message| match message.tag {
-            b'E' | b'N' => {
-                let fields = b"SCMDHPcton".iter().filter_map(|letter| message.field(*letter));
-                format!("{}{:?}", char::from(message.tag), fields.collect::<Vec<_>>())
-            }
-            _ => message.to_string(),
-        })
-        .collect()
-}
-
 /// Holds one random conversation with both. What went before, and how the answers differ.
 async fn converse(scene: &Scene, seed: u64, at_once: bool) -> Result<(), String> {
     let mut twins = Twins::again(scene).await;
@@ -576,14 +583,13 @@ async fn converse(scene: &Scene, seed: u64, at_once: bool) -> Result<(), String>
         }
         let (bytes, answers) = std::mem::take(&mut pending);
         let (proxied, direct) = twins.tell(&bytes, answers).await;
-        let (proxied, direct) = (without_source(proxied), without_source(direct));
         if proxied != direct {
             return Err(format!(
                 "seed {seed}, {}\nsaid:\n  {}\nproxied:\n  {}\ndirect:\n  {}",
                 if at_once { "at once" } else { "in turns" },
                 told.join("\n  "),
-                proxied.join("\n  "),
-                direct.join("\n  ")
+                show(&proxied),
+                show(&direct)
             ));
         }
         told.push("-- answered".into());
@@ -603,8 +609,440 @@ async fn random_conversations_get_a_direct_connections_replies() {
                 differences.push(difference);
             }
         }
-        assert!(differences.len() < 3, "{}", differences.join("\n\n"));
+        assert!(differences.len() < 8, "{}", differences.join("\n\n"));
     }
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+    scene.settled().await;
+}
+
+/// As `wire`, a query that runs on the primary: statements are prepared and blocks begun on connections of the same pool.
+const ON_PRIMARY: &str = "/* pgsluice: primary */";
+
+/// A client that holds one of the pool's connections to the primary until it is dropped.
+async fn holder(scene: &Scene) -> Wire {
+    let mut holder = scene.wire().await;
+    holder.run("begin").await;
+    holder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_is_there_wherever_its_batches_run() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let mut client = scene.wire().await;
+    let sql = format!("{ON_PRIMARY} select pg_backend_pid(), $1::int");
+    let prepared = client
+        .ask(&batch(&[parse("mine", &sql, &[]), describe(b'S', "mine"), sync()]))
+        .await;
+    assert_eq!(tags(&prepared), "1tTZ");
+    let mut processes = std::collections::HashSet::new();
+    for round in 0..40 {
+        // What is free changes from round to round, and so does where the batch runs.
+        let held = if round % 2 == 0 {
+            Some(holder(&scene).await)
+        } else {
+            None
+        };
+        let other = if round % 3 == 0 && held.is_none() {
+            Some(holder(&scene).await)
+        } else {
+            None
+        };
+        let number = round.to_string();
+        let answer = client
+            .ask(&batch(&[bind("", "mine", &[Some(&number)]), execute("", 0), sync()]))
+            .await;
+        assert_eq!(tags(&answer), "2DCZ", "{}", show(&answer));
+        let cells = &rows(&answer)[0];
+        assert_eq!(cells[1].as_deref(), Some(&*number));
+        processes.extend(cells[0].clone());
+        let described = client.ask(&batch(&[describe(b'S', "mine"), sync()])).await;
+        assert_eq!(described, prepared[1..], "round {round}");
+        drop((held, other));
+    }
+    assert!(processes.len() > 1, "it ran on one connection only");
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unnamed_statement_outlives_its_batch() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let mut client = scene.wire().await;
+    let mut other = scene.wire().await;
+    // Beyond a quarter of a megabyte a message is passed on in parts.
+    for size in [0, 10_000, 300_000, 2_000_000] {
+        let sql = format!(
+            "{ON_PRIMARY} select '{size}'::text, $1::text, length('{}')",
+            "x".repeat(size)
+        );
+        let answer = client.ask(&batch(&[parse("", "select 'before'", &[]), sync()])).await;
+        assert_eq!(tags(&answer), "1Z");
+        let answer = client.ask(&batch(&[parse("", &sql, &[]), sync()])).await;
+        assert_eq!(tags(&answer), "1Z", "{size}: {}", show(&answer));
+        for moved in [false, true] {
+            let held = if moved { Some(holder(&scene).await) } else { None };
+            // Somebody else's unnamed statement on the connection must not be taken for ours.
+            let answer = other
+                .ask(&batch(&[
+                    extended(&format!("{ON_PRIMARY} select 'strange'"), &[]),
+                    sync(),
+                ]))
+                .await;
+            assert_eq!(firsts(&answer), ["strange"]);
+            let answer = client
+                .ask(&batch(&[bind("", "", &[Some("v")]), execute("", 0), sync()]))
+                .await;
+            let expected = [size.to_string(), "v".into(), size.to_string()].map(Some);
+            assert_eq!(rows(&answer), [expected], "{size} {moved}: {}", show(&answer));
+            drop(held);
+        }
+    }
+    drop((client, other));
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_text_under_a_name_is_one_clients_only() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let long = |word: &str| format!("{ON_PRIMARY} select '{word}'::text, length('{}')", "x".repeat(400_000));
+    let (mut one, mut two) = (scene.wire().await, scene.wire().await);
+    let bound = batch(&[bind("", "same", &[]), execute("", 0), sync()]);
+    let answer = one.ask(&batch(&[parse("same", &long("one"), &[]), sync()])).await;
+    assert_eq!(tags(&answer), "1Z", "{}", show(&answer));
+    let answer = two.ask(&bound).await;
+    assert_eq!(codes(&answer), ["26000"], "{}", show(&answer));
+    let answer = two.ask(&batch(&[parse("same", &long("two"), &[]), sync()])).await;
+    assert_eq!(tags(&answer), "1Z", "{}", show(&answer));
+    for moved in [false, true] {
+        let held = if moved { Some(holder(&scene).await) } else { None };
+        assert_eq!(firsts(&one.ask(&bound).await), ["one"]);
+        assert_eq!(firsts(&two.ask(&bound).await), ["two"]);
+        drop(held);
+    }
+    drop((one, two));
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_is_answered_without_its_sync() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    client.run("create table flushed (n int)").await;
+    scene.caught_up().await;
+    for (sql, complete) in [
+        ("select $1::int", "SELECT 1"),
+        ("insert into flushed values ($1) returning n", "INSERT 0 1"),
+    ] {
+        client
+            .send(&batch(&[parse("", sql, &[]), describe(b'S', ""), flush()]))
+            .await;
+        assert_eq!(tags(&client.until(b'T').await), "1tT", "{sql}");
+        client
+            .send(&batch(&[bind("", "", &[Some("5")]), execute("", 0), flush()]))
+            .await;
+        let answer = client.until(b'C').await;
+        assert_eq!(tags(&answer), "2DC", "{sql}");
+        assert_eq!(answer[2].command(), complete);
+        assert_eq!(tags(&client.ask(&sync()).await), "Z");
+        // The whole batch and its Flush in one write with what follows.
+        let answer = client
+            .ask(&batch(&[
+                extended(sql, &[Some("6")]),
+                flush(),
+                extended(sql, &[Some("7")]),
+                flush(),
+                sync(),
+            ]))
+            .await;
+        assert_eq!(tags(&answer), "12TDC12TDCZ", "{sql}: {}", show(&answer));
+    }
+    assert_eq!(client.value("select count(*) from flushed").await, "3");
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_reads_before_its_flush_may_write_after_it() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    client.run("create table flushed (n int)").await;
+    scene.caught_up().await;
+    client.send(&batch(&[extended("select 1", &[]), flush()])).await;
+    assert_eq!(tags(&client.until(b'C').await), "12TDC");
+    let answer = client
+        .ask(&batch(&[extended("insert into flushed values (1)", &[]), sync()]))
+        .await;
+    assert_eq!(tags(&answer), "12nCZ", "{}", show(&answer));
+    assert_eq!(client.value("select count(*) from flushed").await, "1");
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_behind_a_failed_one_run() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    client.run("create table made (n int)").await;
+    let insert = |n: &str| extended("insert into made values ($1::int)", &[Some(n)]);
+    let answer = |sql: &str| extended(sql, &[]);
+    for round in 0..5 {
+        client
+            .send(&batch(&[
+                insert("1"),
+                sync(),
+                insert("2"),
+                insert("no number"),
+                insert("3"),
+                sync(),
+                insert("4"),
+                sync(),
+                answer("select 1/0"),
+                sync(),
+                answer("select count(*) from made"),
+                sync(),
+            ]))
+            .await;
+        let answers = client.answers(5).await;
+        let seen: Vec<String> = answers.iter().map(|answer| tags(answer)).collect();
+        assert_eq!(seen, ["12nCZ", "12nC1EZ", "12nCZ", "1EZ", "12TDCZ"], "{round}");
+        assert_eq!(codes(&answers.concat()), ["22P02", "22012"]);
+        assert_eq!(firsts(&answers[4]), [(2 * (round + 1)).to_string()]);
+    }
+    // Three queries in one write, and the one in the middle fails.
+    client
+        .send(&batch(&[query("select 'a'"), query("select 1/0"), query("select 'b'")]))
+        .await;
+    let answers = client.answers(3).await;
+    assert_eq!(
+        (firsts(&answers[0]), codes(&answers[1]), firsts(&answers[2])),
+        (vec!["a".into()], vec!["22012".into()], vec!["b".into()])
+    );
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_error_passes_over_has_not_happened() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    drop(Twins::start(&scene, SCHEMA).await);
+    let mut twins = Twins::again(&scene).await;
+    let fails = execute("nope", 0);
+    let run = |name: &str| batch(&[bind("", name, &[]), execute("", 0)]);
+    let kept = parse("kept", &format!("{ON_PRIMARY} select 'kept'"), &[]);
+    twins.same("prepared", &batch(&[kept, sync()]), 1).await;
+    let new = || parse("new", &format!("{ON_PRIMARY} select 'new'"), &[]);
+    let one_write = [
+        (
+            "a Parse passed over can be sent again",
+            batch(&[fails.clone(), new(), run("new"), sync(), new(), run("new"), sync()]),
+        ),
+        (
+            "a Close passed over leaves the statement",
+            batch(&[fails.clone(), close(b'S', "kept"), sync(), run("kept"), sync()]),
+        ),
+        (
+            "a Close passed over, and the name is taken",
+            batch(&[
+                fails.clone(),
+                close(b'S', "kept"),
+                sync(),
+                parse("kept", "select 'other'", &[]),
+                sync(),
+                run("kept"),
+                sync(),
+            ]),
+        ),
+        (
+            "a Bind passed over",
+            batch(&[fails.clone(), run("kept"), sync(), run("kept"), sync()]),
+        ),
+        (
+            "a Describe passed over",
+            batch(&[
+                fails.clone(),
+                describe(b'S', "kept"),
+                sync(),
+                run("kept"),
+                describe(b'S', "new"),
+                sync(),
+            ]),
+        ),
+    ];
+    for (what, bytes) in one_write {
+        let answers = bytes_of_sync(&bytes);
+        // On a connection that has the statements, and on one that hasn't.
+        for moved in [false, true] {
+            let held = if moved { Some(holder(&scene).await) } else { None };
+            twins.same(&format!("{what}, moved: {moved}"), &bytes, answers).await;
+            twins
+                .same("new is closed", &batch(&[close(b'S', "new"), sync()]), 1)
+                .await;
+            drop(held);
+        }
+    }
+    drop(twins);
+    scene.settled().await;
+}
+
+/// Syncs in a run of messages.
+fn bytes_of_sync(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some((tag, length)) = header(bytes) {
+        count += usize::from(tag == b'S');
+        bytes = &bytes[length + 1..];
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_text_may_have_many_names() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let mut client = scene.wire().await;
+    let sql = format!("{ON_PRIMARY} select 'one text'");
+    let run = |name: &str| batch(&[bind("", name, &[]), execute("", 0)]);
+    let answer = client
+        .ask(&batch(&[
+            parse("a", &sql, &[]),
+            parse("b", &sql, &[]),
+            run("a"),
+            run("b"),
+            close(b'S', "a"),
+            run("b"),
+            sync(),
+        ]))
+        .await;
+    assert_eq!(tags(&answer), "112DC2DC32DCZ", "{}", show(&answer));
+    let answer = client.ask(&batch(&[run("b"), run("a"), sync()])).await;
+    assert_eq!(codes(&answer), ["26000"], "{}", show(&answer));
+    assert_eq!(firsts(&answer), ["one text"]);
+    // The text stays on the connection when its last name is closed, and can be named anew.
+    let answer = client
+        .ask(&batch(&[
+            close(b'S', "b"),
+            sync(),
+            parse("b", &sql, &[]),
+            sync(),
+            run("b"),
+            sync(),
+        ]))
+        .await;
+    assert_eq!(tags(&answer), "3Z");
+    assert_eq!(tags(&client.answers(2).await.concat()), "1Z2DCZ");
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_taken_freed_and_unknown_as_on_a_server() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    let run = |name: &str| batch(&[bind("", name, &[]), execute("", 0)]);
+    let answer = client
+        .ask(&batch(&[
+            parse("n", "select 'first'", &[]),
+            parse("n", "select 'second'", &[]),
+            sync(),
+        ]))
+        .await;
+    assert_eq!((tags(&answer), codes(&answer)), ("1EZ".into(), vec!["42P05".into()]));
+    let answer = client.ask(&batch(&[run("n"), sync()])).await;
+    assert_eq!(firsts(&answer), ["first"]);
+    let answer = client
+        .ask(&batch(&[
+            close(b'S', "n"),
+            parse("n", "select 'second'", &[]),
+            run("n"),
+            sync(),
+        ]))
+        .await;
+    assert_eq!(
+        (tags(&answer), firsts(&answer)),
+        ("312DCZ".into(), vec!["second".into()])
+    );
+    client.run("deallocate n").await;
+    assert_eq!(codes(&client.ask(&batch(&[run("n"), sync()])).await), ["26000"]);
+    assert_eq!(codes(&client.ask(&batch(&[run("never"), sync()])).await), ["26000"]);
+    assert_eq!(
+        codes(&client.ask(&batch(&[describe(b'S', "never"), sync()])).await),
+        ["26000"]
+    );
+    client.ask(&batch(&[parse("n", "select 'third'", &[]), sync()])).await;
+    client.run("deallocate all").await;
+    assert_eq!(codes(&client.ask(&batch(&[run("n"), sync()])).await), ["26000"]);
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_name_the_clients_own_statement() {
+    let scene = Scene::start("").await;
+    drop(Twins::start(&scene, SCHEMA).await);
+    let mut twins = Twins::again(&scene).await;
+    let prepared = batch(&[parse("mine", "select $1::int", &[]), sync()]);
+    twins.same("prepared", &prepared, 1).await;
+    let unbound = batch(&[bind("", "mine", &[]), execute("", 0), sync()]);
+    twins.same("too few values", &unbound, 1).await;
+    drop(twins);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_statements_than_a_connection_keeps_are_all_there() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let mut client = scene.wire().await;
+    let name = |n: usize| format!("s{n}");
+    for at in 0..6 {
+        let many: Vec<_> = (at * 120..(at + 1) * 120)
+            .map(|n| parse(&name(n), &format!("{ON_PRIMARY} select {n}"), &[]))
+            .collect();
+        let answer = client.ask(&batch(&[many.concat(), sync()])).await;
+        assert_eq!(tags(&answer), format!("{}Z", "1".repeat(120)), "{}", show(&answer));
+    }
+    for n in (0..720).rev().step_by(7).chain(0..5) {
+        let answer = client
+            .ask(&batch(&[bind("", &name(n), &[]), execute("", 0), sync()]))
+            .await;
+        assert_eq!(firsts(&answer), [n.to_string()], "{}", show(&answer));
+    }
+    let kept: usize = client
+        .value(&format!("{ON_PRIMARY} select count(*) from pg_prepared_statements"))
+        .await
+        .parse()
+        .expect("a count");
+    // The oldest make room for the next; a batch isn't cut for it.
+    assert!(kept <= 500 + 120, "the connection keeps {kept}");
+    let all: Vec<_> = (0..720)
+        .map(|n| batch(&[bind("", &name(n), &[]), execute("", 0)]))
+        .collect();
+    let answer = client.ask(&batch(&[all.concat(), sync()])).await;
+    let expected: Vec<_> = (0..720).map(|n: i32| n.to_string()).collect();
+    assert_eq!(firsts(&answer), expected, "{:?}", codes(&answer));
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_portal_is_read_by_pieces_in_a_block() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let mut client = scene.wire().await;
+    client.run("begin").await;
+    let open = batch(&[
+        parse("", "select g from generate_series(1, 7) g", &[]),
+        bind("p", "", &[]),
+        describe(b'P', "p"),
+        execute("p", 3),
+        sync(),
+    ]);
+    assert_eq!(tags(&client.ask(&open).await), "12TDDDsZ");
+    let mut other = scene.wire().await;
+    for expected in ["DDDsZ", "DCZ"] {
+        assert_eq!(other.value(&format!("{ON_PRIMARY} select 1")).await, "1");
+        assert_eq!(tags(&client.ask(&batch(&[execute("p", 3), sync()])).await), expected);
+    }
+    assert_eq!(tags(&client.ask(&batch(&[describe(b'P', "p"), sync()])).await), "TZ");
+    client.run("commit").await;
+    let gone = client.ask(&batch(&[execute("p", 3), sync()])).await;
+    assert_eq!(codes(&gone), ["34000"]);
+    drop((client, other));
     scene.settled().await;
 }
