@@ -17,6 +17,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::expect::{Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
+use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::retry::{Attempt, Failure, NextStep, after};
 use super::statements::Statements;
@@ -34,59 +35,6 @@ use crate::wire::stream::Stream;
 
 /// While an answer comes, this much of what the client sends is taken in.
 const LOOK_AHEAD: usize = CAP;
-
-/// How an exchange ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// The server has answered and is ready.
-    Done {
-        /// How.
-        answer: Answer,
-        /// The classes of what ran beyond the plan: the rest of a batch that was sent piece by piece.
-        later: SmallVec<[Arc<StatementClass>; 1]>,
-    },
-    /// The server refused with this error, which the client has not seen; the connection is ready. Only where a retry was possible.
-    Refused(SqlState),
-    /// The connection to the server is lost.
-    NodeLost {
-        /// The SQLSTATE of a FATAL error that it sent first.
-        farewell: Option<SqlState>,
-        /// The client has a part of the answer.
-        forwarded: bool,
-        /// What the client still waits for, and what of its bytes is still about.
-        left: Left,
-    },
-    /// The client is gone. `idle` if the server had nothing left to answer.
-    ClientGone,
-    /// The client sent something that is not the protocol, where the server waited for it.
-    Violation(BadFrame),
-}
-
-/// What is left of a unit that will not be carried out any further.
-#[derive(Debug, Clone, Copy)]
-pub struct Left {
-    /// Answers up to ReadyForQuery that the client waits for; 0 in a batch whose Sync it has not sent.
-    pub owed: u32,
-    /// Bytes of the unit at the front of the inbox.
-    pub inbox: usize,
-    /// Bytes still to come of a message that was cut.
-    pub cut: usize,
-}
-
-/// A complete answer.
-#[derive(Debug, Clone, Copy)]
-pub struct Answer {
-    /// The server's transaction status.
-    pub status: TransactionStatus,
-    /// There was an error in it.
-    pub failed: bool,
-    /// What ran beyond the plan may have left something behind that can't be known.
-    pub unknown: bool,
-    /// Whether the last CommandComplete was that of ROLLBACK.
-    pub rolled_back: bool,
-    /// When the first byte came.
-    pub first_byte: Option<Instant>,
-}
 
 /// The parts of a session that an exchange works with.
 pub struct Parties<'a> {
@@ -467,7 +415,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             }
             b'C' => self.answer.rolled_back = body == b"ROLLBACK\0",
             b'E' => return self.error(body, fate),
-            b'N' => self.notice(body),
+            b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
             b'G' => {
                 self.copy_in = true;
@@ -511,7 +459,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
             self.refused = Some(error.code);
         }
-        fate
+        match (fate, self.parties.statements.in_clients_words(body)) {
+            (Fate::Forward, Some(reworded)) => Fate::Replace(reworded),
+            (fate, _) => fate,
+        }
     }
 
     fn attempt_now(&self) -> Attempt {
@@ -526,12 +477,14 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         }
     }
 
-    /// An immediate stop announces itself by a warning, and then only by the end of the connection.
-    fn notice(&mut self, body: &[u8]) {
+    /// An immediate stop announces itself by a warning, and then only by the end of the connection. The client's own connection doesn't end.
+    fn announces_loss(&mut self, body: &[u8]) -> bool {
         let code = ErrorView::parse(body).map(|notice| notice.code);
-        if matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)) {
+        let announces = matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
+        if announces {
             self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
         }
+        announces
     }
 
     fn parameter(&mut self, body: &[u8]) -> Fate {

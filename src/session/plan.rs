@@ -4,26 +4,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::phase::sees_anew;
+use super::danger::{Danger, begins_on_standby, danger, reads_sequence_state, refused_alike, stays_in_block, stronger};
 use super::request::{FrameAt, Tail, Unit};
 use super::statements::Statements;
 use crate::route::{RouteReason, Want};
 use crate::sql::{Access, Effect, Hint, Reason, StatementClass};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
-
-/// What running a unit twice could do, and what is known if its node is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Danger {
-    /// It only reads.
-    None,
-    /// One transaction that may write.
-    Write,
-    /// It ends a transaction block.
-    Commit,
-    /// It may commit more than once, so that a part of it may be done when the rest is not.
-    Several,
-}
 
 /// One unit, judged.
 #[derive(Debug)]
@@ -90,13 +77,13 @@ impl Plan {
         }
     }
 
-    /// A plain COMMIT or ROLLBACK and nothing else: outside a block it needs no server.
+    /// A plain COMMIT or ROLLBACK by Query, and nothing else: outside a block it needs no server.
     pub fn only_ends_block(&self) -> bool {
         let ends = matches!(
             self.only_effect(),
             Some(Effect::Commit { chain: false } | Effect::Rollback { chain: false })
         );
-        ends && self.executes == 1 && self.tail == Tail::Closed && self.effects[0].statements == 1
+        ends && self.executes == 1 && !self.extended && self.tail == Tail::Closed && self.effects[0].statements == 1
     }
 
     /// It calls `nextval()`, in so many words or perhaps by a column's default.
@@ -212,59 +199,6 @@ impl Sum {
         self.block_safe = false;
         self.refused_alike = false;
     }
-}
-
-/// `BEGIN READ ONLY` with a level under which each statement sees the newest state.
-pub fn begins_on_standby(class: &StatementClass) -> bool {
-    matches!(&class.effects[..], [Effect::Begin { read_only: Some(true), isolation, deferrable: false }] if sees_anew(*isolation))
-}
-
-fn danger(class: &StatementClass) -> Danger {
-    let controls = |effect: &Effect| {
-        matches!(
-            effect,
-            Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. }
-        )
-    };
-    let ends = class.effects.iter().any(controls);
-    match &class.reason {
-        // Before anything has happened in it, a block that is lost is no loss.
-        Reason::TransactionControl if matches!(&class.effects[..], [Effect::Begin { .. }]) => Danger::None,
-        // Their bodies may commit.
-        Reason::Verb("CALL" | "DO") => Danger::Several,
-        _ if ends && class.statements > 1 => Danger::Several,
-        Reason::TransactionControl if ends => Danger::Commit,
-        Reason::TooLong | Reason::TooManyTokens | Reason::BadText if class.statements != 1 => Danger::Several,
-        _ => Danger::Write,
-    }
-}
-
-fn stronger(a: Danger, b: Danger) -> Danger {
-    match (a, b) {
-        (Danger::None, other) | (other, Danger::None) => other,
-        (Danger::Write, Danger::Write) => Danger::Write,
-        _ => Danger::Several,
-    }
-}
-
-/// A READ ONLY block on a standby may end there. Whatever else isn't a plain read (savepoints, cursors, SET LOCAL included) takes the block
-/// to the primary first, so that a block which stays has done nothing that a fresh beginning would lack.
-fn stays_in_block(class: &StatementClass) -> bool {
-    matches!(&class.effects[..], [Effect::Commit { .. } | Effect::Rollback { .. }])
-}
-
-/// `currval()` and `lastval()` tell of the last `nextval()` on the connection, whoever called it.
-fn reads_sequence_state(class: &StatementClass) -> bool {
-    matches!(&class.reason, Reason::SessionFunction { name } if name == "currval" || name == "lastval")
-}
-
-fn refused_alike(class: &StatementClass) -> bool {
-    class.statements == 1
-        && match &class.reason {
-            Reason::LockingClause | Reason::DataModifyingCte | Reason::SelectInto => true,
-            Reason::Verb(verb) => matches!(*verb, "INSERT" | "UPDATE" | "DELETE" | "MERGE"),
-            _ => false,
-        }
 }
 
 /// Judges `unit`, whose bytes are the front of `bytes`. `attached` says that the session holds a connection, so that nothing depends on

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::client_session::SessionState;
 use super::error::SessionError;
-use super::exchange::Answer;
+use super::outcome::Answer;
 use super::phase::{Attached, Block};
 use super::plan::Plan;
 use crate::config::Consistency;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements};
-use crate::pool::{Prepared, PreparedRegistry, PreparedSet};
+use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 use crate::sql::{Effect, StatementClass};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::HEADER;
@@ -269,7 +269,7 @@ impl Translator<'_> {
 
     fn make_room(&mut self) {
         if let Some(oldest) = self.connection.evict() {
-            frontend::put_statement(self.out, b'C', format!("pgsluice_{oldest}").as_bytes());
+            frontend::put_statement(self.out, b'C', format!("{SERVER_NAME}{oldest}").as_bytes());
             self.expect.push(Awaited::Close { hidden: true });
         }
     }
