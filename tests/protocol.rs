@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
 use support::dice::Dice;
 use support::scene::{Scene, until};
 use support::wire::*;
@@ -1044,5 +1048,340 @@ async fn a_portal_is_read_by_pieces_in_a_block() {
     let gone = client.ask(&batch(&[execute("p", 3), sync()])).await;
     assert_eq!(codes(&gone), ["34000"]);
     drop((client, other));
+    scene.settled().await;
+}
+
+/// Rows of 100 bytes that tell which they are.
+fn numbered(n: usize) -> String {
+    format!("{n:08}{}\n", "x".repeat(91))
+}
+
+const TWENTY_MB: usize = 20_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_megabytes_are_copied_in_and_out_unchanged() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    client.run("create table big (line text)").await;
+    let lines = TWENTY_MB / 100;
+    // Lines and messages end in different places.
+    let data: Vec<u8> = (0..lines).flat_map(|n| numbered(n).into_bytes()).collect();
+    for (extended_copy, piece) in [(false, 8191), (true, 1_000_003), (false, TWENTY_MB)] {
+        client.run("truncate big").await;
+        let copy = "copy big from stdin";
+        if extended_copy {
+            client.send(&batch(&[extended(copy, &[]), sync()])).await;
+        } else {
+            client.send(&query(copy)).await;
+        }
+        client.until(b'G').await;
+        for chunk in data.chunks(piece) {
+            client.send(&copy_data(chunk)).await;
+        }
+        client.send(&copy_done()).await;
+        if extended_copy {
+            client.send(&sync()).await;
+        }
+        let answer = client.answer().await;
+        assert_eq!(tags(&answer), "CZ", "{}", show(&answer));
+        assert_eq!(answer[0].command(), format!("COPY {lines}"));
+        let out = if extended_copy {
+            batch(&[
+                extended("copy (select line from big order by line) to stdout", &[]),
+                sync(),
+            ])
+        } else {
+            query("copy (select line from big order by line) to stdout")
+        };
+        client.send(&out).await;
+        client.until(b'H').await;
+        let mut at = 0;
+        loop {
+            let message = client.expect().await;
+            if message.tag != b'd' {
+                assert_eq!(message.tag, b'c', "{message}");
+                break;
+            }
+            assert!(data[at..].starts_with(&message.body), "at byte {at}");
+            at += message.body.len();
+        }
+        assert_eq!(at, data.len());
+        assert_eq!(tags(&client.answer().await), "CZ");
+    }
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_given_up_and_the_session_goes_on() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    client.run("create table copied (n int)").await;
+    for extended_copy in [false, true] {
+        let begin = if extended_copy {
+            batch(&[extended("copy copied from stdin", &[]), flush()])
+        } else {
+            query("copy copied from stdin")
+        };
+        let end = if extended_copy { sync() } else { Vec::new() };
+        client.send(&begin).await;
+        client.until(b'G').await;
+        client
+            .send(&batch(&[
+                copy_data(b"1\n2\n"),
+                copy_fail("on second thoughts"),
+                end.clone(),
+            ]))
+            .await;
+        let answer = client.answer().await;
+        assert_eq!(codes(&answer), ["57014"], "{}", show(&answer));
+        assert!(answer[0].field(b'M').expect("words").contains("on second thoughts"));
+        // The server fails while more is on its way.
+        client.send(&begin).await;
+        client.until(b'G').await;
+        client.send(&copy_data(b"3\nnot a number\n")).await;
+        assert_eq!(client.expect().await.code(), "22P02");
+        client
+            .send(&batch(&[
+                copy_data(&b"4\n".repeat(100_000)),
+                copy_data(b"5\n"),
+                copy_done(),
+                end,
+            ]))
+            .await;
+        assert_eq!(tags(&client.answer().await), "Z");
+        assert_eq!(client.value("select count(*) from copied").await, "0");
+    }
+    drop(client);
+    scene.settled().await;
+}
+
+/// `length` bytes in hexadecimal, as a bytea's text.
+fn hex(length: usize) -> String {
+    let mut text = String::with_capacity(2 + 2 * length);
+    text.push_str("\\x");
+    for n in 0..length {
+        let byte = (n * 31 + n / 251) as u8;
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+    }
+    text
+}
+
+/// A bytea of this length goes there and back, as a parameter, in a statement's text, and from a table.
+async fn bytea_there_and_back(length: usize) {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    let text = hex(length);
+    client.run("create table big (b bytea)").await;
+    let answer = client
+        .ask(&batch(&[
+            extended("insert into big values ($1::bytea) returning b", &[Some(&text)]),
+            sync(),
+        ]))
+        .await;
+    assert!(firsts(&answer) == [&*text], "a parameter: {}", show(&answer));
+    let answer = client.query(&format!("select '{text}'::bytea")).await;
+    assert!(firsts(&answer) == [&*text], "a statement's text: {}", show(&answer));
+    let mut values = client.query("select b from big").await;
+    assert!(firsts(&values) == [&*text], "a table: {}", show(&values));
+    values.clear();
+    scene.caught_up().await;
+    let answer = client.query("/* pgsluice: standby */ select b from big").await;
+    assert!(firsts(&answer) == [&*text], "a standby: {}", show(&answer));
+    drop(client);
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_megabytes_of_bytea_go_there_and_back() {
+    bytea_there_and_back(TWENTY_MB).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute and two gigabytes"]
+async fn two_hundred_megabytes_of_bytea_go_there_and_back() {
+    bytea_there_and_back(10 * TWENTY_MB).await;
+}
+
+/// Asks for a statement's end, as another connection.
+async fn cancel(scene: &Scene, key: &(i32, Vec<u8>)) {
+    let mut canceller = Wire::open(scene.proxy.port).await;
+    canceller.send(&cancel_request(key)).await;
+    assert!(
+        canceller.rest_of_bytes().await.is_empty(),
+        "a cancel request has no answer"
+    );
+}
+
+/// Waits until the test's own sleep runs on a node.
+#[track_caller]
+fn sleeping(scene: &Scene, count: usize) -> impl Future<Output = ()> {
+    until("as many sleep as should", async move || {
+        let running = scene.backends("query like '%pg_sleep%' and state = 'active'").await;
+        running
+            .iter()
+            .map(|count| count.parse::<usize>().expect("a count"))
+            .sum::<usize>()
+            == count
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_request_ends_its_own_clients_statement_only() {
+    let scene = Scene::start("").await;
+    let (mut client, mut other) = (scene.wire().await, scene.wire().await);
+    let right = client.key.clone();
+    let mut wrong = right.clone();
+    wrong.1[0] ^= 1;
+    let mut short = right.clone();
+    short.1.pop();
+    let mut stranger = right.clone();
+    stranger.0 ^= 1;
+    for sql in [
+        "select pg_sleep(60)",
+        "create table asleep as select pg_sleep(60)::text",
+    ] {
+        client.send(&query(sql)).await;
+        other.send(&query("select pg_sleep(60)")).await;
+        sleeping(&scene, 2).await;
+        for key in [&wrong, &short, &stranger, &(0, vec![0; 4]), &(right.0, Vec::new())] {
+            let mut canceller = Wire::open(scene.proxy.port).await;
+            canceller.send(&cancel_request(key)).await;
+            canceller.rest_of_bytes().await;
+        }
+        sleeping(&scene, 2).await;
+        for one in [&mut client, &mut other] {
+            cancel(&scene, &one.key.clone()).await;
+            let answer = one.answer().await;
+            assert_eq!(codes(&answer), ["57014"], "{sql}: {}", show(&answer));
+        }
+        sleeping(&scene, 0).await;
+        // With nothing under way there is nothing to cancel, now or later.
+        cancel(&scene, &right).await;
+        assert_eq!(client.value("select 1").await, "1");
+    }
+    // In a block, and in a batch.
+    client.run("begin").await;
+    client
+        .send(&batch(&[extended("select pg_sleep(60)", &[]), sync()]))
+        .await;
+    sleeping(&scene, 1).await;
+    cancel(&scene, &right).await;
+    let answer = client.answer().await;
+    assert_eq!(codes(&answer), ["57014"]);
+    assert_eq!(answer.last().expect("ready").body, b"E");
+    client.run("rollback").await;
+    drop((client, other));
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_cancel_request_never_hits_the_connections_next_user() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let mut victim = scene.wire().await;
+    let key = victim.key.clone();
+    let port = scene.proxy.port;
+    let enough = Arc::new(AtomicBool::new(false));
+    let shots = tokio::spawn({
+        let enough = Arc::clone(&enough);
+        async move {
+            while !enough.load(Ordering::Relaxed) {
+                let mut canceller = Wire::open(port).await;
+                let _ = canceller.try_send(&cancel_request(&key)).await;
+                canceller.rest_of_bytes().await;
+            }
+        }
+    });
+    let mut bystander = scene.wire().await;
+    let (mut hits, mut rounds) = (0, 0);
+    let deadline = Instant::now() + support::PATIENCE;
+    while hits < 20 || rounds < 100 {
+        assert!(Instant::now() < deadline, "{hits} hits in {rounds} rounds");
+        // The pool's only connection to the primary changes hands with every statement.
+        let answer = victim.query(&format!("{ON_PRIMARY} select pg_sleep(0.002)")).await;
+        hits += codes(&answer).len();
+        bystander.run(&format!("{ON_PRIMARY} select pg_sleep(0.002)")).await;
+        rounds += 1;
+    }
+    enough.store(true, Ordering::Relaxed);
+    shots.await.expect("all were sent");
+    drop((victim, bystander));
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newer_protocols_are_spoken_or_negotiated() {
+    let scene = Scene::start("").await;
+    let own = [("user", "postgres"), ("database", &*scene.database)];
+    // Minor version, more parameters, what NegotiateProtocolVersion says if it comes, and the key's length.
+    let cases: [(u16, &[(&str, &str)], Option<&[u8]>, usize); 4] = [
+        (0, &[], None, 4),
+        (2, &[], None, 32),
+        (9999, &[], Some(b"\0\x03\0\x02\0\0\0\0"), 32),
+        (
+            0,
+            &[("_pq_.x", "1"), ("_pq_.y", "")],
+            Some(b"\0\x03\0\0\0\0\0\x02_pq_.x\0_pq_.y\0"),
+            4,
+        ),
+    ];
+    for (minor, more, negotiated, key) in cases {
+        let mut client = Wire::open(scene.proxy.port).await;
+        client.send(&startup(minor, &[&own[..], more].concat())).await;
+        client.greeted().await;
+        let said = client.greeting.iter().find(|message| message.tag == b'v');
+        assert_eq!(said.map(|message| &*message.body), negotiated, "3.{minor}");
+        if said.is_some() {
+            assert_eq!(client.greeting[0].tag, b'v', "negotiation comes first");
+        }
+        assert_eq!(client.key.1.len(), key, "3.{minor}");
+        assert_eq!(client.value("select 1").await, "1");
+        client.send(&query("select pg_sleep(60)")).await;
+        sleeping(&scene, 1).await;
+        cancel(&scene, &client.key.clone()).await;
+        assert_eq!(codes(&client.answer().await), ["57014"], "3.{minor}");
+    }
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_block_stays_on_one_standby_until_it_needs_the_primary() {
+    let scene = Scene::start("").await;
+    let mut writer = scene.wire().await;
+    writer
+        .run("create table there (n int); insert into there values (1)")
+        .await;
+    scene.caught_up().await;
+    let place = "/* pgsluice: standby */ select inet_server_port() || ' ' || pg_backend_pid()";
+    for begin in [
+        "begin read only",
+        "begin transaction isolation level read committed read only",
+    ] {
+        // A session that has written nothing needs nothing newer than what the standby has.
+        let mut client = scene.wire().await;
+        client.run(begin).await;
+        let first = client.value(place).await;
+        let port = format!("{} ", scene.standby().port());
+        assert!(first.starts_with(&port), "{begin}: {first}");
+        for _ in 0..5 {
+            assert_eq!(client.value("select n from there").await, "1");
+            assert_eq!(client.value(place).await, first);
+        }
+        assert_eq!(client.value("select pg_is_in_recovery()").await, "f");
+        let second = client.value("select inet_server_port()").await;
+        assert_eq!(second, scene.primary().port().to_string());
+        let refused = client.query("insert into there values (2)").await;
+        assert_eq!(codes(&refused), ["25006"], "the block is READ ONLY there too");
+        client.run("rollback").await;
+    }
+    // In one that is left alone the work is the standby's to the end.
+    let mut client = scene.wire().await;
+    let before = scene.proxy.statements("node1");
+    client.run("begin read only").await;
+    client.run("select count(*) from there").await;
+    client.run("commit").await;
+    assert_eq!(scene.proxy.statements("node1"), before, "the primary was asked");
+    drop((client, writer));
     scene.settled().await;
 }
