@@ -75,6 +75,8 @@ pub struct Exchange<'a, C> {
     /// Answers up to ReadyForQuery still to come.
     owed: u32,
     tail: Tail,
+    /// The exchange began in a block that has failed.
+    failed_block: bool,
     /// The batch has no Sync yet.
     open: bool,
     /// The last request is of the extended protocol.
@@ -110,6 +112,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         attempt: Attempt,
         plan: &super::plan::Plan,
         frames: &[FrameAt],
+        failed_block: bool,
     ) -> Exchange<'a, C> {
         let closed = matches!(plan.tail, Tail::Closed | Tail::Prepared);
         let mut exchange = Exchange {
@@ -125,6 +128,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             unnamed_is_ours: false,
             owed: plan.ready,
             tail: plan.tail,
+            failed_block,
             open: !closed,
             extended: plan.extended,
             copy_in: false,
@@ -173,6 +177,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             expect: &mut self.expect,
             out: &mut self.out,
             unnamed_is_ours: &mut self.unnamed_is_ours,
+            failed_block: self.failed_block,
             flush_is_sync: self.tail == Tail::Prepared,
         }
         .message(frame, self.parties.inbox.bytes(), &mut self.classify);

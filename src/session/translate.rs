@@ -25,6 +25,8 @@ pub struct Translator<'a> {
     pub out: &'a mut Vec<u8>,
     /// The connection's unnamed statement is the client's: it was parsed, for this client, since the exchange began.
     pub unnamed_is_ours: &'a mut bool,
+    /// The block has failed: the server refuses every Parse but that of a block's end, also of what it has.
+    pub failed_block: bool,
     /// The batch only prepares: a Sync takes the place of its Flush.
     pub flush_is_sync: bool,
 }
@@ -137,16 +139,21 @@ impl Translator<'_> {
             return;
         }
         let prepared = self.registry.intern(parse.sql, parse.types);
+        let class = classify(parse.sql);
         let named = NamedStatement {
             prepared: Arc::clone(&prepared),
-            class: classify(parse.sql),
+            class: Arc::clone(&class),
         };
         let before = self.statements.insert(parse.name.into(), named);
         let undo = Undo {
             name: parse.name.into(),
             before,
         };
-        if self.has(&prepared) {
+        let ends_block = matches!(
+            &class.effects[..],
+            [Effect::Commit { .. } | Effect::Rollback { .. } | Effect::RollbackTo { .. }]
+        );
+        if self.has(&prepared) && (!self.failed_block || ends_block) {
             self.expect.push(Awaited::ParseKnown(undo));
             return;
         }
