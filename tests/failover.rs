@@ -10,7 +10,7 @@ use pgsluice::admin::status::Role;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
 use support::journal::{Journals, audit};
 use support::simple::{Said, Simple};
-use support::{PATIENCE, Proxy, direct, eventually, last_words, sqlstate, watched};
+use support::{PATIENCE, Proxy, direct, ended, eventually, last_words, sqlstate, watched};
 use tokio_postgres::Client;
 
 const CLIENTS: i64 = 8;
@@ -245,8 +245,10 @@ async fn without_a_primary_writes_wait_for_hold_timeout_and_no_longer() {
     assert!(took < Duration::from_secs(15), "{took:?} for three");
 
     lab.promote("node2", &mut Quiet).expect("a promotion");
-    write.await.expect("no panic").expect("the held statement ran");
-    begin.await.expect("no panic").expect("the held block ran");
+    ended("the held statement", write)
+        .await
+        .expect("the held statement ran");
+    ended("the held block", begin).await.expect("the held block ran");
     assert_eq!(patient.metric("pgsluice_held_statements"), 0.0);
     eventually("the other proxy has found it too", || hasty.status().primary.is_some());
     for (client, n) in [(&soon_told, 5), (&in_a_block, 6), (&one_too_many, 7)] {
@@ -384,7 +386,7 @@ async fn what_is_cut_while_it_runs_is_reported_for_what_it_may_have_done() {
         let write = "insert into t select 'lost' from pg_sleep(1000)";
         let in_block = proxy.client().await;
         in_block.batch_execute("begin").await.expect("a block");
-        let ended = [
+        let tasks = [
             (alone, under_way(&lab, proxy.client().await, write).await),
             (block, under_way(&lab, in_block, write).await),
             (
@@ -394,8 +396,8 @@ async fn what_is_cut_while_it_runs_is_reported_for_what_it_may_have_done() {
         ];
         lab.stop("node1", mode, &mut Quiet).expect("stopped");
         lab.promote("node2", &mut Quiet).expect("a promotion");
-        for (number, (wanted, task)) in ended.into_iter().enumerate() {
-            let (client, told) = task.await.expect("no panic");
+        for (number, (wanted, task)) in tasks.into_iter().enumerate() {
+            let (client, told) = ended("an answer", task).await;
             assert_eq!(told, wanted, "{mode:?} {number}");
             client.batch_execute("rollback").await.expect("an answer");
             let insert = format!("insert into t values ('kept {number}')");
@@ -448,7 +450,7 @@ async fn a_read_that_runs_on_a_lost_standby_runs_again_elsewhere() {
     lab.stop("node2", StopMode::Kill, &mut Quiet).expect("stopped");
     locker.batch_execute("rollback").await.expect("the lock is given back");
     for read in reads {
-        let messages = read.await.expect("no panic").expect("an answer all the same");
+        let messages = ended("the read", read).await.expect("an answer all the same");
         assert_eq!(messages, 5, "a description, three rows and a tag");
     }
     assert!(proxy.metric("pgsluice_retries_total{reason=\"node_lost\"}") >= 1.0);
@@ -482,7 +484,7 @@ async fn a_read_on_a_lost_primary_runs_again_on_the_next() {
         lab.stop("node1", mode, &mut Quiet).expect("stopped");
         lab.promote("node2", &mut Quiet).expect("a promotion");
         for read in reads {
-            let rows = read.await.expect("no panic");
+            let rows = ended("the read", read).await;
             assert_eq!(rows.unwrap_or_else(|error| panic!("{mode:?}: {error}")), 3);
         }
     }

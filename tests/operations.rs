@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
 use serde_json::Value;
 use support::simple::Simple;
-use support::{Ending, Proxy, eventually, last_words, sqlstate, watched};
+use support::{Ending, Proxy, ended, eventually, last_words, sqlstate, watched};
 use tokio_postgres::{Client, Error};
 
 /// `pgsluice` with these arguments and this standard input.
@@ -89,8 +89,8 @@ async fn a_terminated_proxy_lets_transactions_end_and_takes_no_more() {
         "a new client was taken"
     );
 
-    let (ended, _runs) = running.await.expect("no panic");
-    ended.expect("it ends in peace");
+    let (answer, _runs) = ended("the statement", running).await;
+    answer.expect("it ends in peace");
     assert_eq!(last_words(runs_ending).await, "57P01");
     let said = busy.hear();
     assert_eq!((said.commands, said.status), (vec!["INSERT 0 1".to_owned()], Some('T')));
@@ -100,8 +100,7 @@ async fn a_terminated_proxy_lets_transactions_end_and_takes_no_more() {
     assert_eq!((said.commands, said.status), (vec!["COMMIT".to_owned()], Some('I')));
     let said = busy.hear();
     assert_eq!((said.codes, said.status), (vec!["57P01".to_owned()], None));
-    let ended = proxy.wait();
-    assert_eq!(ended.code(), Some(0), "{}", proxy.log());
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     assert_eq!(rows_of(&lab, "t").await, "alone,one,three,two");
 }
 
