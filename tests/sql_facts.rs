@@ -243,7 +243,7 @@ const FACTS: &[Fact] = &[
         71,
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
         "write",
-        "pin session_guc",
+        "set default_transaction_read_only",
     ),
     (72, "SAVEPOINT \"A\"", "write", "savepoint A"),
     (72, "ROLLBACK WORK TO SAVEPOINT Sp", "write", "rollback to sp"),

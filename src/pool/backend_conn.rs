@@ -168,17 +168,22 @@ impl BackendConn {
         Ok(self)
     }
 
-    /// Makes the connection's settings those that are `wanted`, in a round trip of its own; nothing is sent if they are already.
+    /// Makes the connection's settings those that are `wanted`, in a round trip of its own; nothing is sent if they are already. `status` is
+    /// the connection's, inside a block or outside.
     /// Answers the parameters that the server reported because of it.
     ///
     /// # Errors
     /// [`ConnError::Refused`] when the server takes none of them, with the connection as it was; [`ConnError::Lost`].
-    pub async fn apply_settings(&mut self, wanted: &Arc<Settings>) -> Result<Vec<(String, String)>, ConnError> {
+    pub async fn apply_settings(
+        &mut self,
+        wanted: &Arc<Settings>,
+        status: TransactionStatus,
+    ) -> Result<Vec<(String, String)>, ConnError> {
         if Settings::same(&self.settings, wanted) {
             return Ok(Vec::new());
         }
         let sql = self.settings.sql_towards(wanted);
-        let reported = self.run(sql.as_bytes()).await?;
+        let reported = self.run_until(sql.as_bytes(), status).await?;
         self.settings = Arc::clone(wanted);
         Ok(reported)
     }

@@ -17,5 +17,5 @@ pub use backend_conn::{BackendConn, ConnError};
 pub use node_link::NodeLink;
 pub use pool::{CheckoutError, Lease, Pool, Purpose};
 pub use pools::{Login, Pools, PrincipalPools, REAP_INTERVAL, Welcome};
-pub use prepared::{Prepared, PreparedRegistry, PreparedSet};
+pub use prepared::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 pub use settings::{SettingValue, Settings};

@@ -9,6 +9,9 @@ use std::sync::{Arc, Weak};
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
+/// How the names of statements begin on server connections; the identity follows.
+pub const SERVER_NAME: &str = "pgsluice_";
+
 /// A statement's content. Two that are equal are one and the same `Arc`.
 #[derive(Debug)]
 pub struct Prepared {
@@ -27,7 +30,7 @@ impl Prepared {
 
     /// Its name on every server connection.
     pub fn server_name(&self) -> Vec<u8> {
-        format!("pgsluice_{}", self.id).into_bytes()
+        format!("{SERVER_NAME}{}", self.id).into_bytes()
     }
 }
 

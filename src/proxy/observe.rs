@@ -144,7 +144,7 @@ impl AdminSource for Observer {
                 },
                 up: !matches!(node.role, NodeRole::Unreachable | NodeRole::Unknown),
                 serving: self.serves(node, now),
-                why: why(node, &table),
+                why: why(node, &table, self.serves(node, now)),
                 lag_seconds: lag(node, now),
                 lag_bytes: node.lag_bytes,
                 timeline: node.timeline.map(|timeline| timeline.0),
@@ -199,13 +199,12 @@ impl AdminSource for Observer {
     }
 }
 
-fn why(node: &NodeState, table: &RoutingTable) -> String {
+fn why(node: &NodeState, table: &RoutingTable, serves: bool) -> String {
     match (node.role, node.serving) {
         (NodeRole::Primary, _) => "takes writes".into(),
-        (NodeRole::Standby, Serving::Serving) => "takes reads".into(),
-        (_, serving) if table.primary.is_none() && serving == Serving::LagUnknown => {
-            "there is no primary to compare with".into()
-        }
+        (NodeRole::Standby, _) if serves => "takes reads".into(),
+        (NodeRole::Standby, Serving::Serving) => Serving::Lagging.as_str().into(),
+        (_, Serving::LagUnknown) if table.primary.is_none() => "there is no primary to compare with".into(),
         (_, serving) => serving.as_str().replace('_', " "),
     }
 }

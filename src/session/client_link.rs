@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use tokio::io::AsyncWriteExt;
 
-use super::exchange::Left;
 use super::inbox::{Buffers, Inbox};
+use super::outcome::Left;
 use super::request::{Gathered, Unit, gather};
 use crate::wire::backend::{TransactionStatus, put_ready};
 use crate::wire::error_response::ErrorFields;

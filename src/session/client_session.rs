@@ -1,5 +1,9 @@
 //! The session's loop: take what the client wants, carry it out, settle what it changed.
 
+mod answers;
+mod attached;
+mod unattached;
+
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -10,33 +14,29 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::block_end;
-use super::cancel::{Registered, ServerProcess};
+use super::cancel::Registered;
 use super::client_link::ClientLink;
 use super::control::Order;
+use super::danger::{Danger, begins_on_standby};
 use super::error::SessionError;
-use super::exchange::{Answer, Exchange, Left, Outcome, Parties};
 use super::inbox::poll_read;
 use super::login::{Told, farewell};
+use super::outcome::Answer;
 use super::overhear::{Alive, overhear};
-use super::phase::{Attached, Block, Phase, Pins};
+use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
-use super::plan::{Danger, Ends, Plan, begins_on_standby, plan};
-use super::request::{FrameAt, Gathered, Tail, Unit};
-use super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
+use super::plan::{Plan, plan};
+use super::request::{Gathered, Tail, Unit};
 use super::settle;
-use super::statements::{self, Statements};
+use super::statements::Statements;
 use super::worker::{Present, Worker};
-use crate::cluster::Hint;
-use crate::config::{Config, PoolMode};
-use crate::pool::{ConnError, Lease, PrincipalPools, Settings};
+use crate::config::Config;
+use crate::pool::{PrincipalPools, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
-use crate::sql::{Access, PinReason, SqlContext, StatementClass};
-use crate::wire::backend::{CLOSE_COMPLETE, TransactionStatus, put_parameter_status, put_ready};
-use crate::wire::frame::HEADER;
-use crate::wire::frontend::{self, Named};
+use crate::sql::{PinReason, SqlContext, StatementClass};
+use crate::wire::backend::{TransactionStatus, put_parameter_status};
 use crate::wire::stream::Stream;
 
 /// One logged-in client.
@@ -168,7 +168,8 @@ impl ClientSession {
                 let status = self.status();
                 Ok(self.client.skip(&unit, status).await?)
             }
-            Gathered::Unit(unit) => self.carry_out(unit).await,
+            // Boxed: what it takes to carry something out is ten times what it takes to wait, which is what most sessions do.
+            Gathered::Unit(unit) => Box::pin(self.carry_out(unit)).await,
         }
     }
 
@@ -228,28 +229,6 @@ impl ClientSession {
         }
     }
 
-    /// The connection that the session holds is gone, and nothing was running on it.
-    fn held_connection_lost(&mut self) -> Result<(), End> {
-        let Phase::Attached(attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return Ok(());
-        };
-        self.worker
-            .shared
-            .cluster
-            .hint(attached.route.node, Hint::ConnectionLost);
-        if self.state.pins.any() {
-            return Err(End::Fatal(SessionError::PinnedLost(self.node_name(attached.route))));
-        }
-        if let Some(block) = attached.block {
-            self.state.settings = Arc::clone(&block.settings_before);
-            self.phase = Phase::Aborted {
-                untold: true,
-                settings: block.settings_before,
-            };
-        }
-        Ok(())
-    }
-
     fn node_name(&self, route: Route) -> String {
         let table = self.worker.shared.cluster.table();
         table
@@ -306,425 +285,6 @@ impl ClientSession {
             Phase::Idle => self.place_and_run(&plan, &unit.frames, arrived).await,
             Phase::Attached(_) => self.run_attached(&plan, &unit, arrived).await,
         }
-    }
-
-    /// COMMIT or ROLLBACK without a block: a warning, as from a server, and none is needed for it.
-    async fn answer_end_of_nothing(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
-        let tag = if plan.ends_block() == Some(Ends::Commit) {
-            "COMMIT"
-        } else {
-            "ROLLBACK"
-        };
-        self.note_statements(&unit.frames[..plan.frames]);
-        let out = block_end::nothing_ended(&unit.frames[..plan.frames], self.client.inbox.bytes(), tag);
-        self.client.inbox.consume(plan.len);
-        self.say(&out).await
-    }
-
-    /// Answers a unit that nothing runs in: Sync alone, or Close of statements. Also in a block that is lost: a driver that closes a statement
-    /// pays no attention to errors, so this is no place to tell it.
-    async fn answer_here(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
-        self.note_statements(&unit.frames[..plan.frames]);
-        let mut out = Vec::new();
-        for frame in &unit.frames[..plan.frames] {
-            match frame.tag {
-                b'C' => out.extend_from_slice(&CLOSE_COMPLETE),
-                b'S' => put_ready(&mut out, self.status()),
-                _ => {}
-            }
-        }
-        self.client.inbox.consume(plan.len);
-        self.say(&out).await
-    }
-
-    /// Follows Parse and Close in a unit that no server sees.
-    fn note_statements(&mut self, frames: &[FrameAt]) {
-        let context = self.sql_context();
-        for frame in frames {
-            let body = &self.client.inbox.bytes()[frame.start + HEADER..frame.end];
-            match frame.tag {
-                b'P' => {
-                    if let Some(parse) = frontend::parse(body).filter(|parse| !parse.name.is_empty()) {
-                        let prepared = self.worker.shared.pools.statements.intern(parse.sql, parse.types);
-                        let class = self.worker.classify(parse.sql, &context);
-                        self.state
-                            .statements
-                            .insert(parse.name.into(), statements::Named { prepared, class });
-                    }
-                }
-                b'C' => match frontend::named(body) {
-                    Some(Named::Statement([])) => self.state.statements.forget_unnamed(),
-                    Some(Named::Statement(name)) => drop(self.state.statements.remove(name)),
-                    Some(Named::Portal(_)) | None => {}
-                },
-                _ => {}
-            }
-        }
-    }
-
-    /// The session holds nothing: finds a place for the unit, as often as it takes.
-    async fn place_and_run(&mut self, plan: &Plan, frames: &[FrameAt], arrived: Instant) -> Result<(), End> {
-        let worker = Rc::clone(&self.worker);
-        let config = worker.shared.config.load();
-        let rules = Rules {
-            consistency: self.consistency(&config),
-            ..rules(&config)
-        };
-        let session_pool = config.pool.mode == PoolMode::Session;
-        drop(config);
-        let mut want = if session_pool {
-            Want::Primary(RouteReason::Attached)
-        } else {
-            plan.want
-        };
-        let mut placing = Placing::new(&worker);
-        let mut retries = 0;
-        loop {
-            let principal = Arc::clone(&self.principal);
-            let slot = Arc::clone(&self.registered.slot);
-            let reclaim = plan.sequence_state.then_some(self.present.id);
-            let placed = tokio::select! {
-                biased;
-                placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings, reclaim) => placed,
-                // Polled only when there is a wait.
-                () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
-            };
-            let Placed { lease, route, reported } = match placed {
-                Ok(placed) => placed,
-                Err(error) => return self.report(error, plan, frames).await,
-            };
-            self.tell(reported).await?;
-            worker.shared.counters.decided(route.target, route.reason);
-            let mut attached = Box::new(self.attach(lease, route, None));
-            if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
-                continue;
-            }
-            let attempt = Attempt {
-                progress: Progress::SentToNode,
-                danger: plan.danger,
-                in_block: false,
-                target: route.target,
-                retries,
-            };
-            match self.exchange(&mut attached, plan, frames, attempt).await {
-                Outcome::Done { answer, later } => {
-                    worker
-                        .shared
-                        .counters
-                        .answered(route.target, plan.access, arrived.elapsed());
-                    return self.settle(attached, plan, later, answer, session_pool).await;
-                }
-                Outcome::Refused(code) => {
-                    worker.shared.count_retry(code.as_str());
-                    retries += 1;
-                    if after(Attempt { retries: 0, ..attempt }, Failure::Refused(code)) == NextStep::RetryOnPrimary {
-                        want = Want::Primary(RouteReason::Retried);
-                    }
-                    attached.lease.check_in(Instant::now());
-                }
-                Outcome::NodeLost {
-                    farewell,
-                    forwarded,
-                    left,
-                } => {
-                    worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                    drop(attached);
-                    let progress = if forwarded {
-                        Progress::ForwardedToClient
-                    } else {
-                        Progress::SentToNode
-                    };
-                    match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
-                        NextStep::Retry | NextStep::RetryOnPrimary => {
-                            worker.shared.count_retry("node_lost");
-                            retries += 1;
-                            placing.distrust(route.node, &principal);
-                        }
-                        NextStep::Forward => return Err(End::Left),
-                        NextStep::Report(verdict) => {
-                            let verdict = if plan.begins {
-                                Verdict::CertainlyNotCommitted
-                            } else {
-                                verdict
-                            };
-                            return self
-                                .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
-                                .await;
-                        }
-                    }
-                }
-                Outcome::ClientGone => {
-                    self.client_gone(attached, plan).await;
-                    return Err(End::Left);
-                }
-                Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
-            }
-        }
-    }
-
-    /// The session takes hold of a connection.
-    fn attach(&self, mut lease: Lease, route: Route, block: Option<Block>) -> Attached {
-        let known = lease.conn().last_session == self.present.id;
-        lease.conn().last_session = self.present.id;
-        Attached {
-            lease,
-            route,
-            known,
-            block,
-        }
-    }
-
-    /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
-    /// none. From here on, sessions of this database and user keep the connections on which they draw from sequences.
-    async fn forget_strangers_sequences(&self, attached: &mut Attached) -> Result<(), ConnError> {
-        self.principal.reads_sequence_state.store(true, Ordering::Relaxed);
-        let status = match &attached.block {
-            _ if attached.known => return Ok(()),
-            // What the block has written may be what is asked for.
-            Some(block) if block.wrote || block.failed => return Ok(()),
-            Some(_) => TransactionStatus::InBlock,
-            None => TransactionStatus::Idle,
-        };
-        attached.known = true;
-        attached.lease.conn().discard_sequences(status).await
-    }
-
-    fn consistency(&self, config: &Config) -> crate::config::Consistency {
-        settle::session_consistency(&self.state.settings).unwrap_or(config.routing.consistency)
-    }
-
-    async fn exchange(
-        &mut self,
-        attached: &mut Attached,
-        plan: &Plan,
-        frames: &[FrameAt],
-        attempt: Attempt,
-    ) -> Outcome {
-        let worker = Rc::clone(&self.worker);
-        let context = self.sql_context();
-        let link = Arc::clone(attached.lease.link());
-        let conn = attached.lease.conn();
-        self.registered.slot.arm(ServerProcess {
-            node: conn.node,
-            pid: conn.pid,
-            secret: Arc::clone(&conn.secret),
-        });
-        worker
-            .shared
-            .counters
-            .sent(conn.node, attempt.target, plan.access, u64::from(plan.ready.max(1)));
-        link.started(plan.access, u64::from(plan.ready.max(1)));
-        let started = Instant::now();
-        let warm = conn.warms_up();
-        let parties = Parties {
-            client: &mut self.client.stream,
-            inbox: &mut self.client.inbox,
-            statements: &mut self.state.statements,
-            told: &mut self.state.told,
-            conn,
-            buffers: &worker.buffers,
-            registry: &worker.shared.pools.statements,
-            cluster: &worker.shared.cluster,
-        };
-        let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames])
-            .run()
-            .await;
-        link.finished();
-        match &outcome {
-            Outcome::Done {
-                answer:
-                    Answer {
-                        first_byte: Some(first_byte),
-                        failed: false,
-                        ..
-                    },
-                ..
-            } if warm => {
-                link.observe(first_byte.saturating_duration_since(started), *first_byte);
-            }
-            // A node that fails fast must not look fast.
-            Outcome::NodeLost { .. } => link.observe(std::time::Duration::from_secs(1), Instant::now()),
-            _ => {}
-        }
-        if self.registered.slot.disarm() {
-            self.registered.slot.settled().await;
-        }
-        outcome
-    }
-
-    /// The session holds a connection: everything goes there.
-    async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
-        let Phase::Attached(mut attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return Ok(());
-        };
-        if self.must_leave_standby(&attached, plan) {
-            match self.move_to_primary(attached).await? {
-                Ok(moved) => attached = moved,
-                Err(error) => return self.report(error, plan, &unit.frames).await,
-            }
-        }
-        if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
-            // The statement will find the connection lost, and say so.
-            tracing::debug!("a held connection was lost");
-        }
-        if let Some(block) = &mut attached.block
-            && plan.access == Access::Write
-        {
-            block.movable = None;
-        }
-        let in_block = attached.block.is_some();
-        let route = Route {
-            reason: RouteReason::Attached,
-            ..attached.route
-        };
-        self.worker.shared.counters.decided(route.target, route.reason);
-        let attempt = Attempt {
-            progress: Progress::SentToNode,
-            danger: plan.danger,
-            in_block,
-            target: route.target,
-            retries: 1, // What is attached has no other place to run.
-        };
-        let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
-        match self.exchange(&mut attached, plan, &frames, attempt).await {
-            Outcome::Done { answer, later } => {
-                self.worker
-                    .shared
-                    .counters
-                    .answered(route.target, plan.access, arrived.elapsed());
-                let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
-                self.settle(attached, plan, later, answer, session_pool).await
-            }
-            Outcome::Refused(_) | Outcome::NodeLost { .. } if self.state.pins.any() => {
-                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                Err(End::Fatal(SessionError::PinnedLost(self.node_name(route))))
-            }
-            Outcome::Refused(_) => Err(End::Left),
-            Outcome::NodeLost {
-                farewell,
-                forwarded,
-                left,
-            } => {
-                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                let progress = if forwarded {
-                    Progress::ForwardedToClient
-                } else {
-                    Progress::SentToNode
-                };
-                let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
-                    NextStep::Report(verdict) => verdict,
-                    NextStep::Retry | NextStep::RetryOnPrimary | NextStep::Forward => Verdict::Unknown,
-                };
-                let block = attached.block.take();
-                drop(attached);
-                let Some(block) = block else {
-                    return self
-                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
-                        .await;
-                };
-                self.state.settings = Arc::clone(&block.settings_before);
-                self.state.history.last_write = Some(Instant::now());
-                let ends = plan.ends_block();
-                if ends == Some(Ends::Rollback) && !forwarded {
-                    // A lost block is rolled back: that is what was asked for.
-                    self.phase = Phase::Aborted {
-                        untold: false,
-                        settings: block.settings_before,
-                    };
-                    return self.answer_aborted(plan, unit).await;
-                }
-                if ends.is_some() || plan.danger == Danger::Several {
-                    return self
-                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
-                        .await;
-                }
-                self.phase = Phase::Aborted {
-                    untold: false,
-                    settings: block.settings_before,
-                };
-                self.report_loss(plan, route, verdict, left, TransactionStatus::Failed)
-                    .await
-            }
-            Outcome::ClientGone => {
-                self.client_gone(attached, plan).await;
-                Err(End::Left)
-            }
-            Outcome::Violation(bad) => Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
-        }
-    }
-
-    /// A READ ONLY block was placed on a standby, and now comes something that a standby would do wrongly rather than refuse.
-    fn must_leave_standby(&self, attached: &Attached, plan: &Plan) -> bool {
-        attached.route.target == Target::Standby
-            && attached.block.as_ref().is_some_and(|block| !block.failed)
-            && matches!(plan.want, Want::Primary(_))
-            && !plan.block_safe
-            && !plan.refused_alike
-    }
-
-    /// Begins the block again on the primary, where it has done nothing yet that the standby's end takes away.
-    async fn move_to_primary(
-        &mut self,
-        mut attached: Box<Attached>,
-    ) -> Result<Result<Box<Attached>, SessionError>, End> {
-        let begin = attached.block.as_mut().and_then(|block| block.movable.take());
-        let settings_before = attached.block.as_ref().map_or_else(
-            || Arc::clone(&self.state.settings),
-            |block| Arc::clone(&block.settings_before),
-        );
-        let Some(begin) = begin else {
-            self.phase = Phase::Aborted {
-                untold: false,
-                settings: settings_before,
-            };
-            return Ok(Err(SessionError::BlockOnStandby));
-        };
-        if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
-            attached.lease.check_in(Instant::now());
-        }
-        let worker = Rc::clone(&self.worker);
-        let rules = rules(&worker.shared.config.load());
-        let principal = Arc::clone(&self.principal);
-        let mut placing = Placing::new(&worker);
-        let want = Want::Primary(RouteReason::NeedsPrimary);
-        let placed = placing
-            .connect(
-                &principal,
-                want,
-                &rules,
-                &self.state.history,
-                &self.state.settings,
-                None,
-            )
-            .await;
-        let Placed {
-            mut lease,
-            route,
-            reported,
-        } = match placed {
-            Ok(placed) => placed,
-            Err(error) => {
-                self.phase = Phase::Aborted {
-                    untold: false,
-                    settings: settings_before,
-                };
-                return Ok(Err(error));
-            }
-        };
-        self.tell(reported).await?;
-        if lease.conn().begin(&begin).await.is_err() {
-            self.phase = Phase::Aborted {
-                untold: false,
-                settings: settings_before,
-            };
-            return Ok(Err(SessionError::NodeLost {
-                node: self.node_name(route),
-                verdict: Verdict::CertainlyNotCommitted,
-            }));
-        }
-        let block = Block::begun(settings_before);
-        Ok(Ok(Box::new(self.attach(lease, route, Some(block)))))
     }
 
     /// Tells the client what it doesn't know yet of what a server has reported.
@@ -794,77 +354,5 @@ impl ClientSession {
             let (pid, secret) = (conn.pid, Arc::clone(&conn.secret));
             let _ = crate::auth::server_login::cancel(&address, &worker.shared.node_tls, pid, &secret).await;
         }
-    }
-
-    /// In a block that is lost with its node: 25P02 to everything but its end.
-    async fn answer_aborted(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
-        let Phase::Aborted { untold, settings } = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return Ok(());
-        };
-        if plan.ends_block().is_some() && !(untold && plan.ends_block() == Some(Ends::Commit)) {
-            self.note_statements(&unit.frames[..plan.frames]);
-            let out = block_end::rolled_back(&unit.frames[..plan.frames], self.client.inbox.bytes());
-            self.client.inbox.consume(plan.len);
-            self.state.settings = settings;
-            return self.say(&out).await;
-        }
-        if untold && plan.ends_block() == Some(Ends::Commit) {
-            // The client believes that it commits: it must hear that nothing was.
-            let error = SessionError::NodeLost {
-                node: "of the transaction".into(),
-                verdict: Verdict::CertainlyNotCommitted,
-            };
-            return self.report(error, plan, &unit.frames).await;
-        }
-        self.phase = Phase::Aborted {
-            untold: false,
-            settings,
-        };
-        let error = if untold {
-            SessionError::NodeLost {
-                node: "of the transaction".into(),
-                verdict: Verdict::CertainlyNotCommitted,
-            }
-        } else {
-            SessionError::BlockLost
-        };
-        self.report(error, plan, &unit.frames).await
-    }
-
-    /// Answers a unit of which nothing was sent with an error, in the protocol's order.
-    async fn report(&mut self, error: SessionError, plan: &Plan, frames: &[FrameAt]) -> Result<(), End> {
-        let end = frames[..plan.frames].last().map_or(plan.len, |frame| frame.end);
-        let left = Left {
-            owed: plan.owed(),
-            inbox: plan.len,
-            cut: end.saturating_sub(plan.len),
-        };
-        let status = self.status();
-        self.refuse(&error, left, status).await
-    }
-
-    /// Answers what is still owed of a unit whose node was lost.
-    async fn report_loss(
-        &mut self,
-        plan: &Plan,
-        route: Route,
-        verdict: Verdict,
-        left: Left,
-        status: TransactionStatus,
-    ) -> Result<(), End> {
-        if plan.access == Access::Write {
-            self.state.history.last_write = Some(Instant::now());
-        }
-        let error = SessionError::NodeLost {
-            node: self.node_name(route),
-            verdict,
-        };
-        self.refuse(&error, left, status).await
-    }
-
-    async fn refuse(&mut self, error: &SessionError, left: Left, status: TransactionStatus) -> Result<(), End> {
-        let fields = error.error();
-        self.worker.shared.count_error(fields.code);
-        Ok(self.client.refuse(&fields, left, status).await?)
     }
 }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::expect::{Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
+use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::retry::{Attempt, Failure, NextStep, after};
 use super::statements::Statements;
@@ -34,59 +35,6 @@ use crate::wire::stream::Stream;
 
 /// While an answer comes, this much of what the client sends is taken in.
 const LOOK_AHEAD: usize = CAP;
-
-/// How an exchange ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// The server has answered and is ready.
-    Done {
-        /// How.
-        answer: Answer,
-        /// The classes of what ran beyond the plan: the rest of a batch that was sent piece by piece.
-        later: SmallVec<[Arc<StatementClass>; 1]>,
-    },
-    /// The server refused with this error, which the client has not seen; the connection is ready. Only where a retry was possible.
-    Refused(SqlState),
-    /// The connection to the server is lost.
-    NodeLost {
-        /// The SQLSTATE of a FATAL error that it sent first.
-        farewell: Option<SqlState>,
-        /// The client has a part of the answer.
-        forwarded: bool,
-        /// What the client still waits for, and what of its bytes is still about.
-        left: Left,
-    },
-    /// The client is gone. `idle` if the server had nothing left to answer.
-    ClientGone,
-    /// The client sent something that is not the protocol, where the server waited for it.
-    Violation(BadFrame),
-}
-
-/// What is left of a unit that will not be carried out any further.
-#[derive(Debug, Clone, Copy)]
-pub struct Left {
-    /// Answers up to ReadyForQuery that the client waits for; 0 in a batch whose Sync it has not sent.
-    pub owed: u32,
-    /// Bytes of the unit at the front of the inbox.
-    pub inbox: usize,
-    /// Bytes still to come of a message that was cut.
-    pub cut: usize,
-}
-
-/// A complete answer.
-#[derive(Debug, Clone, Copy)]
-pub struct Answer {
-    /// The server's transaction status.
-    pub status: TransactionStatus,
-    /// There was an error in it.
-    pub failed: bool,
-    /// What ran beyond the plan may have left something behind that can't be known.
-    pub unknown: bool,
-    /// Whether the last CommandComplete was that of ROLLBACK.
-    pub rolled_back: bool,
-    /// When the first byte came.
-    pub first_byte: Option<Instant>,
-}
 
 /// The parts of a session that an exchange works with.
 pub struct Parties<'a> {
@@ -132,6 +80,10 @@ pub struct Exchange<'a, C> {
     /// The last request is of the extended protocol.
     extended: bool,
     copy_in: bool,
+    /// An error has come in a batch whose Sync has not been sent: the server passes over everything up to it.
+    failed_batch: bool,
+    /// Of the message that is passed on in parts, the rest isn't sent.
+    drop_cut: bool,
     /// Bytes still to come of a message of the client's that is passed on in parts.
     cut: usize,
     scanner: ReplyScanner,
@@ -176,6 +128,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             open: !closed,
             extended: plan.extended,
             copy_in: false,
+            failed_batch: false,
+            drop_cut: false,
             cut: 0,
             scanner: ReplyScanner::default(),
             answer: Answer {
@@ -218,13 +172,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             registry: self.parties.registry,
             expect: &mut self.expect,
             out: &mut self.out,
-            unnamed_is_ours: self.unnamed_is_ours,
+            unnamed_is_ours: &mut self.unnamed_is_ours,
             flush_is_sync: self.tail == Tail::Prepared,
         }
         .message(frame, self.parties.inbox.bytes(), &mut self.classify);
-        // Within one exchange only the client's own Parse can change the connection's unnamed statement.
-        self.unnamed_is_ours |= frame.tag == b'P' || frame.tag == b'B';
-        self.unnamed_is_ours &= frame.tag != b'Q';
     }
 
     /// From here on the unit can't run again.
@@ -467,7 +418,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             }
             b'C' => self.answer.rolled_back = body == b"ROLLBACK\0",
             b'E' => return self.error(body, fate),
-            b'N' => self.notice(body),
+            b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
             b'G' => {
                 self.copy_in = true;
@@ -489,6 +440,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let (passed_over, lacks_sync) = self.expect.passed_over();
         self.owed = self.owed.saturating_sub(passed_over);
         self.open |= lacks_sync && self.tail != Tail::Prepared;
+        self.failed_batch = self.open;
         let Some(error) = ErrorView::parse(body) else {
             return fate;
         };
@@ -511,7 +463,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
             self.refused = Some(error.code);
         }
-        fate
+        match (fate, self.parties.statements.in_clients_words(body)) {
+            (Fate::Forward, Some(reworded)) => Fate::Replace(reworded),
+            (fate, _) => fate,
+        }
     }
 
     fn attempt_now(&self) -> Attempt {
@@ -526,12 +481,14 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         }
     }
 
-    /// An immediate stop announces itself by a warning, and then only by the end of the connection.
-    fn notice(&mut self, body: &[u8]) {
+    /// An immediate stop announces itself by a warning, and then only by the end of the connection. The client's own connection doesn't end.
+    fn announces_loss(&mut self, body: &[u8]) -> bool {
         let code = ErrorView::parse(body).map(|notice| notice.code);
-        if matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)) {
+        let announces = matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
+        if announces {
             self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
         }
+        announces
     }
 
     fn parameter(&mut self, body: &[u8]) -> Fate {
@@ -579,7 +536,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 if here == 0 {
                     break;
                 }
-                self.out.extend_from_slice(&bytes[..here]);
+                if !self.drop_cut {
+                    self.out.extend_from_slice(&bytes[..here]);
+                }
                 self.cut -= here;
                 self.parties.inbox.consume(here);
                 continue;
@@ -593,7 +552,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             if here < header.total && !in_parts {
                 break;
             }
+            self.drop_cut = self.failed_batch && !matches!(header.tag, b'S' | b'X');
             match header.tag {
+                _ if self.drop_cut => {}
                 b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
                 b'c' | b'f' => {
                     self.out.extend_from_slice(&bytes[..here]);
@@ -612,6 +573,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                     if matches!(tag, b'S' | b'Q' | b'F') {
                         self.owed += 1;
                         self.open = false;
+                        self.failed_batch = false;
                         self.extended = tag == b'S';
                     }
                 }

@@ -67,7 +67,7 @@ impl Told {
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
     let present = worker.enter();
     let limit = worker.shared.config.load().listen.login_timeout;
-    let login = tokio::time::timeout(limit, log_in(&worker, present, tcp)).await;
+    let login = tokio::time::timeout(limit, Box::pin(log_in(&worker, present, tcp))).await;
     match login {
         Ok(Ok(Some(session))) => {
             worker.shared.count_login("ok");
@@ -282,5 +282,19 @@ async fn cancel(worker: &Rc<Worker>, key: &CancelKey) {
     let sent = server_login::cancel(address, &worker.shared.node_tls, process.pid, &process.secret).await;
     if let Err(error) = sent {
         tracing::debug!(%error, "cancel request was not delivered");
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn a_waiting_session_is_small() {
+        let size = size_of_future(serve);
+        assert!(size <= 2048, "each idle client costs {size} bytes");
     }
 }

@@ -16,6 +16,7 @@ use crate::route::balancer::Load;
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Decision, Route, Target, Want, decide};
+use crate::wire::backend::TransactionStatus;
 
 /// While held, the decision is looked at again this often even if the table hasn't changed: lags change without a word.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -119,7 +120,7 @@ impl<'a> Placing<'a> {
                 lease.check_in(Instant::now());
                 continue;
             }
-            match lease.conn().apply_settings(settings).await {
+            match lease.conn().apply_settings(settings, TransactionStatus::Idle).await {
                 Ok(reported) => return Ok(Placed { lease, route, reported }),
                 Err(crate::pool::ConnError::Lost(_)) => {
                     shared.cluster.hint(route.node, Hint::ConnectionLost);

@@ -4,26 +4,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::phase::sees_anew;
+use super::danger::{Danger, begins_on_standby, danger, reads_sequence_state, refused_alike, stays_in_block, stronger};
 use super::request::{FrameAt, Tail, Unit};
 use super::statements::Statements;
 use crate::route::{RouteReason, Want};
 use crate::sql::{Access, Effect, Hint, Reason, StatementClass};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
-
-/// What running a unit twice could do, and what is known if its node is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Danger {
-    /// It only reads.
-    None,
-    /// One transaction that may write.
-    Write,
-    /// It ends a transaction block.
-    Commit,
-    /// It may commit more than once, so that a part of it may be done when the rest is not.
-    Several,
-}
 
 /// One unit, judged.
 #[derive(Debug)]
@@ -81,22 +68,20 @@ impl Plan {
         if self.tail == Tail::Closed { self.ready } else { 0 }
     }
 
-    /// Whether it ends its block, and how.
+    /// Whether it ends its block and does nothing else, and how. Not one that chains another to it.
     pub fn ends_block(&self) -> Option<Ends> {
-        match self.only_effect()? {
-            Effect::Commit { .. } | Effect::PrepareTransaction => Some(Ends::Commit),
-            Effect::Rollback { .. } => Some(Ends::Rollback),
-            _ => None,
-        }
+        let ends = match self.only_effect()? {
+            Effect::Commit { chain: false } | Effect::PrepareTransaction => Ends::Commit,
+            Effect::Rollback { chain: false } => Ends::Rollback,
+            _ => return None,
+        };
+        (self.executes == 1 && self.effects[0].statements == 1).then_some(ends)
     }
 
-    /// A plain COMMIT or ROLLBACK and nothing else: outside a block it needs no server.
+    /// A plain COMMIT or ROLLBACK by Query, and nothing else: outside a block it needs no server.
     pub fn only_ends_block(&self) -> bool {
-        let ends = matches!(
-            self.only_effect(),
-            Some(Effect::Commit { chain: false } | Effect::Rollback { chain: false })
-        );
-        ends && self.executes == 1 && self.tail == Tail::Closed && self.effects[0].statements == 1
+        let plain = !matches!(self.only_effect(), Some(Effect::PrepareTransaction));
+        plain && self.ends_block().is_some() && !self.extended && self.tail == Tail::Closed
     }
 
     /// It calls `nextval()`, in so many words or perhaps by a column's default.
@@ -214,59 +199,6 @@ impl Sum {
     }
 }
 
-/// `BEGIN READ ONLY` with a level under which each statement sees the newest state.
-pub fn begins_on_standby(class: &StatementClass) -> bool {
-    matches!(&class.effects[..], [Effect::Begin { read_only: Some(true), isolation, deferrable: false }] if sees_anew(*isolation))
-}
-
-fn danger(class: &StatementClass) -> Danger {
-    let controls = |effect: &Effect| {
-        matches!(
-            effect,
-            Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. }
-        )
-    };
-    let ends = class.effects.iter().any(controls);
-    match &class.reason {
-        // Before anything has happened in it, a block that is lost is no loss.
-        Reason::TransactionControl if matches!(&class.effects[..], [Effect::Begin { .. }]) => Danger::None,
-        // Their bodies may commit.
-        Reason::Verb("CALL" | "DO") => Danger::Several,
-        _ if ends && class.statements > 1 => Danger::Several,
-        Reason::TransactionControl if ends => Danger::Commit,
-        Reason::TooLong | Reason::TooManyTokens | Reason::BadText if class.statements != 1 => Danger::Several,
-        _ => Danger::Write,
-    }
-}
-
-fn stronger(a: Danger, b: Danger) -> Danger {
-    match (a, b) {
-        (Danger::None, other) | (other, Danger::None) => other,
-        (Danger::Write, Danger::Write) => Danger::Write,
-        _ => Danger::Several,
-    }
-}
-
-/// A READ ONLY block on a standby may end there. Whatever else isn't a plain read (savepoints, cursors, SET LOCAL included) takes the block
-/// to the primary first, so that a block which stays has done nothing that a fresh beginning would lack.
-fn stays_in_block(class: &StatementClass) -> bool {
-    matches!(&class.effects[..], [Effect::Commit { .. } | Effect::Rollback { .. }])
-}
-
-/// `currval()` and `lastval()` tell of the last `nextval()` on the connection, whoever called it.
-fn reads_sequence_state(class: &StatementClass) -> bool {
-    matches!(&class.reason, Reason::SessionFunction { name } if name == "currval" || name == "lastval")
-}
-
-fn refused_alike(class: &StatementClass) -> bool {
-    class.statements == 1
-        && match &class.reason {
-            Reason::LockingClause | Reason::DataModifyingCte | Reason::SelectInto => true,
-            Reason::Verb(verb) => matches!(*verb, "INSERT" | "UPDATE" | "DELETE" | "MERGE"),
-            _ => false,
-        }
-}
-
 /// Judges `unit`, whose bytes are the front of `bytes`. `attached` says that the session holds a connection, so that nothing depends on
 /// where it would go.
 ///
@@ -294,12 +226,12 @@ pub fn plan(
         let cut = begin + count == unit.frames.len() && unit.tail == Tail::Cut;
         let closed = prepared || (!cut && matches!(request[count - 1].tag, b'Q' | b'F' | b'S'));
         // The unnamed statement is noted when its request is taken, so a request that is left for later must not be looked at twice.
-        let alone = prepared || !closed || must_stand_alone(request, bytes, statements, &mut classify);
+        let alone = prepared || !closed || must_stand_alone(request, bytes, &mut classify);
         if plan.is_some() && alone {
             break;
         }
         let sum = judge(request, bytes, cut, statements, &mut classify)?;
-        let alone = prepared || !closed || sum.copies || !sum.effects.is_empty();
+        let alone = prepared || !closed || sum.copies || sum.translate || !sum.effects.is_empty();
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
         let tail = if closed && !prepared { Tail::Closed } else { unit.tail };
@@ -363,23 +295,33 @@ pub fn plan(
     plan.ok_or_else(|| Violation("empty unit".into()))
 }
 
-/// Whether a request that follows others must wait for their end: it changes the session, or would drag reads to the primary.
+/// Whether a request that follows others must wait for their end: it changes the session; or it names statements, of which those before
+/// it may yet fail to make one, or lose one.
 fn must_stand_alone(
     request: &[FrameAt],
     bytes: &[u8],
-    statements: &Statements,
     classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
 ) -> bool {
+    let mut changes = |sql| {
+        let class: Arc<StatementClass> = classify(sql);
+        !class.effects.is_empty() || matches!(class.reason, Reason::Verb("COPY"))
+    };
+    let mut unnamed_here = false;
     request.iter().any(|frame| {
         let body = &bytes[frame.start + HEADER..frame.end];
-        let class = match frame.tag {
-            b'Q' => frontend::query(body).map(&mut *classify),
-            b'P' => frontend::parse(body).map(|parse| classify(parse.sql)),
-            b'B' => frontend::bind(body).and_then(|bind| statements.class(bind.statement).cloned()),
-            b'F' => return true,
-            _ => return false,
-        };
-        class.is_none_or(|class| !class.effects.is_empty() || matches!(class.reason, Reason::Verb("COPY")))
+        match frame.tag {
+            b'Q' => request.len() > 1 || frontend::query(body).is_none_or(&mut changes),
+            b'P' => {
+                unnamed_here = true;
+                frontend::parse(body).is_none_or(|parse| !parse.name.is_empty() || changes(parse.sql))
+            }
+            b'B' => frontend::bind(body).is_none_or(|bind| !bind.statement.is_empty() || !unnamed_here),
+            b'D' | b'C' => {
+                !matches!(frontend::named(body), Some(Named::Portal(_)) | Some(Named::Statement([])) if unnamed_here)
+            }
+            b'F' => true,
+            _ => false,
+        }
     })
 }
 

@@ -4,7 +4,7 @@
 //! there is no going back. What a client is told says exactly how much is known: 40001 (it certainly did not commit; run it again) or
 //! 08007 (nobody knows).
 
-use super::plan::Danger;
+use super::danger::Danger;
 use crate::route::Target;
 use crate::wire::sqlstate::SqlState;
 

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::client_session::SessionState;
 use super::error::SessionError;
-use super::exchange::Answer;
+use super::outcome::Answer;
 use super::phase::{Attached, Block};
 use super::plan::Plan;
 use crate::config::Consistency;
@@ -76,7 +76,6 @@ fn follow_block(state: &mut SessionState, attached: &mut Attached, answer: Answe
         TransactionStatus::Idle => {
             if let Some(block) = attached.block.take()
                 && (answer.rolled_back || answer.failed)
-                && !block.unclear_settings
             {
                 attached.lease.conn().settings = Arc::clone(&block.settings_before);
                 set(state, block.settings_before);
@@ -91,11 +90,7 @@ fn follow_block(state: &mut SessionState, attached: &mut Attached, answer: Answe
 
 fn follow_effects(state: &mut SessionState, attached: &mut Attached, classes: &[&StatementClass], answer: Answer) {
     if answer.failed {
-        // One statement that failed has changed nothing. Of several, some may have.
-        let several = classes.len() > 1 || classes.iter().any(|class| class.statements > 1);
-        if several {
-            state.pins.add(PinReason::Unknown);
-        }
+        follow_failure(state, classes);
         return;
     }
     let several = classes.len() > 1 || classes.iter().any(|class| class.statements > 1);
@@ -112,7 +107,23 @@ fn follow_effects(state: &mut SessionState, attached: &mut Attached, classes: &[
         return;
     }
     for effect in classes.iter().flat_map(|class| &class.effects) {
-        follow(state, attached, effect);
+        follow(state, attached, effect, answer.rolled_back);
+    }
+}
+
+/// One statement that failed has changed nothing, but for what no rollback takes back. Of several, some may have.
+fn follow_failure(state: &mut SessionState, classes: &[&StatementClass]) {
+    let several = classes.len() > 1 || classes.iter().any(|class| class.statements > 1);
+    for effect in classes.iter().flat_map(|class| &class.effects) {
+        match effect {
+            Effect::Pin(reason @ (PinReason::AdvisoryLock | PinReason::Load | PinReason::SetSeed)) => {
+                state.pins.add(*reason);
+            }
+            effect if several && !is_control(effect) => {
+                state.pins.add(PinReason::Unknown);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -123,11 +134,13 @@ fn is_control(effect: &Effect) -> bool {
     )
 }
 
-fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect) {
+fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, rolled_back: bool) {
     match effect {
         Effect::SetGuc { name, value } => {
-            let wanted = Arc::new(state.settings.with(name, SettingValue::Sql(value.as_str().into())));
-            change_settings(state, attached, Arc::clone(&wanted), wanted);
+            let value = SettingValue::Sql(value.as_str().into());
+            let has = attached.lease.conn().settings.with(name, value.clone());
+            let wanted = state.settings.with(name, value);
+            change_settings(state, attached, wanted, has);
         }
         Effect::ResetGuc { name } => {
             let wanted = match state.startup.value(name) {
@@ -135,15 +148,15 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect) {
                 None => state.settings.without(name),
             };
             let has = attached.lease.conn().settings.without(name);
-            change_settings(state, attached, Arc::new(wanted), Arc::new(has));
+            change_settings(state, attached, wanted, has);
         }
         Effect::ResetAll => {
-            let wanted = Arc::clone(&state.startup);
-            change_settings(state, attached, wanted, Arc::default());
+            let wanted = Settings::clone(&state.startup);
+            change_settings(state, attached, wanted, Settings::default());
         }
         Effect::DiscardAll => {
-            let wanted = Arc::clone(&state.startup);
-            change_settings(state, attached, wanted, Arc::default());
+            let wanted = Settings::clone(&state.startup);
+            change_settings(state, attached, wanted, Settings::default());
             attached.lease.conn().prepared.clear();
             state.statements.clear();
             state.pins.clear();
@@ -166,24 +179,19 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect) {
                 block.unclear_settings = true;
             }
         }
-        // A chained block keeps what the one before has set.
-        Effect::Commit { chain: true } => {
+        // What follows in the same text, or in a chained block, is not this block's to take back.
+        Effect::Commit { .. } | Effect::PrepareTransaction => {
             if let Some(block) = &mut attached.block {
-                block.settings_before = Arc::clone(&state.settings);
+                if block.failed || rolled_back {
+                    roll_back(state, attached);
+                } else {
+                    block.settings_before = Arc::clone(&state.settings);
+                }
             }
         }
-        Effect::Rollback { chain: true } => {
-            if let Some(block) = &mut attached.block {
-                let before = Arc::clone(&block.settings_before);
-                attached.lease.conn().settings = Arc::clone(&before);
-                set(state, before);
-            }
-        }
+        Effect::Rollback { .. } => roll_back(state, attached),
         Effect::Begin { .. }
-        | Effect::Commit { chain: false }
-        | Effect::Rollback { chain: false }
         | Effect::Release { .. }
-        | Effect::PrepareTransaction
         | Effect::SetTransaction { .. }
         | Effect::SetLocal { .. }
         | Effect::DiscardPart
@@ -193,11 +201,27 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect) {
     }
 }
 
-fn change_settings(state: &mut SessionState, attached: &mut Attached, wanted: Arc<Settings>, has: Arc<Settings>) {
+/// The settings are again what they were before the block.
+fn roll_back(state: &mut SessionState, attached: &mut Attached) {
+    if let Some(block) = &attached.block {
+        let before = Arc::clone(&block.settings_before);
+        attached.lease.conn().settings = Arc::clone(&before);
+        set(state, before);
+    }
+}
+
+/// The session wants other settings from now on, and its connection has others: not the same where a reset took the connection to the
+/// server's default, and the session back to what it started with.
+fn change_settings(state: &mut SessionState, attached: &mut Attached, wanted: Settings, has: Settings) {
     if attached.block.as_ref().is_some_and(|block| block.unclear_settings) {
         state.pins.add(PinReason::SessionGuc);
     }
-    attached.lease.conn().settings = has;
+    let wanted = Arc::new(wanted);
+    attached.lease.conn().settings = if has == *wanted {
+        Arc::clone(&wanted)
+    } else {
+        Arc::new(has)
+    };
     set(state, wanted);
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::pool::Prepared;
+use crate::pool::{Prepared, SERVER_NAME};
 use crate::sql::StatementClass;
 
 /// A named statement.
@@ -89,6 +89,27 @@ impl Statements {
     /// The client has closed one.
     pub fn remove(&mut self, name: &[u8]) -> Option<Named> {
         self.named.remove(name)
+    }
+
+    /// A server's error that speaks of a statement by its name there, as a whole message with the client's own name in it. `None` if it
+    /// speaks of none, which is what most do.
+    pub fn in_clients_words(&self, error: &[u8]) -> Option<Vec<u8>> {
+        if !error.ends_with(b"\0\0") {
+            return None; // Too long to be here whole.
+        }
+        let quoted = format!("\"{SERVER_NAME}");
+        let start = error
+            .windows(quoted.len())
+            .position(|window| window == quoted.as_bytes())?
+            + 1;
+        let end = start + error[start..].iter().position(|&byte| byte == b'"')?;
+        let (name, _) = self
+            .named
+            .iter()
+            .find(|(_, named)| named.prepared.server_name() == error[start..end])?;
+        let body = [&error[..start], name, &error[end..]].concat();
+        let length = u32::try_from(body.len() + 4).ok()?;
+        Some([&[b'E'][..], &length.to_be_bytes(), &body].concat())
     }
 
     /// `DEALLOCATE ALL`, `DISCARD ALL`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements};
-use crate::pool::{Prepared, PreparedRegistry, PreparedSet};
+use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 use crate::sql::{Effect, StatementClass};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::HEADER;
@@ -25,8 +25,8 @@ pub struct Translator<'a> {
     pub expect: &'a mut Expectations,
     /// Where the server's messages are written.
     pub out: &'a mut Vec<u8>,
-    /// The connection's unnamed statement is the client's: it was parsed in this batch.
-    pub unnamed_is_ours: bool,
+    /// The connection's unnamed statement is the client's: it was parsed, for this client, since the exchange began.
+    pub unnamed_is_ours: &'a mut bool,
     /// The batch only prepares: a Sync takes the place of its Flush.
     pub flush_is_sync: bool,
 }
@@ -78,7 +78,7 @@ impl Translator<'_> {
             },
             b'Q' if to_come == 0 => {
                 if let Some(sql) = frontend::query(body) {
-                    self.unnamed_is_ours = false;
+                    *self.unnamed_is_ours = false;
                     match self.deallocated(sql, classify) {
                         Some(statement) => {
                             self.ensure(&statement);
@@ -94,7 +94,7 @@ impl Translator<'_> {
         }
         match frame.tag {
             b'P' => {
-                self.unnamed_is_ours = true;
+                *self.unnamed_is_ours = true;
                 self.expect.push(Awaited::Parse {
                     prepared: None,
                     asked: None,
@@ -121,7 +121,7 @@ impl Translator<'_> {
             self.ensure(statement);
         }
         if parse.name.is_empty() {
-            self.unnamed_is_ours = true;
+            *self.unnamed_is_ours = true;
             self.expect.push(Awaited::Parse {
                 prepared: None,
                 asked: None,
@@ -153,7 +153,7 @@ impl Translator<'_> {
             name: parse.name.into(),
             before,
         };
-        if self.connection.touch(prepared.id()) {
+        if self.has(&prepared) {
             self.expect.push(Awaited::ParseKnown(undo));
             return;
         }
@@ -233,14 +233,16 @@ impl Translator<'_> {
         }
     }
 
+    /// Whether the connection has the statement, or will have it when it comes to what is translated now: after an error before that, it
+    /// comes to nothing more of this batch.
+    fn has(&mut self, prepared: &Prepared) -> bool {
+        let is_it = |awaited: &Awaited| matches!(awaited, Awaited::Parse { prepared: Some(other), .. } if other.id() == prepared.id());
+        self.connection.touch(prepared.id()) || self.expect.iter().any(is_it)
+    }
+
     /// Prepares a statement on the connection, if it isn't.
     fn ensure(&mut self, prepared: &Arc<Prepared>) {
-        let on_its_way = || {
-            self.expect.iter().any(
-                |awaited| matches!(awaited, Awaited::Parse { prepared: Some(other), .. } if other.id() == prepared.id()),
-            )
-        };
-        if self.connection.touch(prepared.id()) || on_its_way() {
+        if self.has(prepared) {
             return;
         }
         self.make_room();
@@ -253,7 +255,7 @@ impl Translator<'_> {
     }
 
     fn ensure_unnamed(&mut self) {
-        if self.unnamed_is_ours {
+        if *self.unnamed_is_ours {
             return;
         }
         if let Some(unnamed) = self.statements.unnamed() {
@@ -263,13 +265,13 @@ impl Translator<'_> {
                 asked: None,
                 hidden: true,
             });
-            self.unnamed_is_ours = true;
+            *self.unnamed_is_ours = true;
         }
     }
 
     fn make_room(&mut self) {
         if let Some(oldest) = self.connection.evict() {
-            frontend::put_statement(self.out, b'C', format!("pgsluice_{oldest}").as_bytes());
+            frontend::put_statement(self.out, b'C', format!("{SERVER_NAME}{oldest}").as_bytes());
             self.expect.push(Awaited::Close { hidden: true });
         }
     }
@@ -279,7 +281,7 @@ impl Translator<'_> {
         error.encode_error(&mut encoded);
         frontend::put_parse(self.out, b"", POISON, &[0, 0]);
         self.expect.push(Awaited::Poisoned(encoded));
-        self.unnamed_is_ours = false;
+        *self.unnamed_is_ours = false;
     }
 }
 

@@ -2,14 +2,18 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod dice;
 pub mod journal;
+pub mod scene;
 pub mod simple;
+pub mod wire;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -44,9 +48,11 @@ impl Proxy {
 
     /// Serves all nodes of `lab`; `sections` is more TOML (any section but listen.addresses, cluster and admin).
     pub fn with(lab: &LabGuard, sections: &str) -> Proxy {
-        let dir = lab.dir().join(format!("proxy-{}", free_port()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let dir = lab
+            .dir()
+            .join(format!("proxy-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&dir).expect("a folder for the proxy");
-        let (port, admin) = (free_port(), free_port());
         let nodes: String = lab
             .nodes()
             .iter()
@@ -70,8 +76,8 @@ impl Proxy {
             .arg("serve")
             .arg("-c")
             .arg(dir.join("pgsluice.toml"))
-            .args(["--listen", &format!("127.0.0.1:{port}")])
-            .env("PGSLUICE_HTTP", format!("127.0.0.1:{admin}"))
+            .args(["--listen", "127.0.0.1:0"])
+            .env("PGSLUICE_HTTP", "127.0.0.1:0")
             .env("PGSLUICE_LOG", "pgsluice=debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -82,19 +88,33 @@ impl Proxy {
             _lives: watch_over(&child),
             child,
             dir,
-            port,
-            admin: SocketAddr::from(([127, 0, 0, 1], admin)),
+            port: 0,
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         let standbys = lab.nodes().len() - 1;
         eventually("the proxy serves all nodes", || {
             if let Ok(Some(status)) = proxy.child.try_wait() {
                 panic!("pgsluice serve ended with {status}: {}", proxy.log());
             }
+            // Ports that the kernel chose: one that was free a moment ago may be somebody's by now.
+            let (Some(clients), Some(admin)) = (
+                proxy.address_after("listening for clients address="),
+                proxy.address_after("status page and metrics address="),
+            ) else {
+                return false;
+            };
+            (proxy.port, proxy.admin) = (clients.port(), admin);
             proxy.try_status().is_some_and(|status| {
                 status.primary.is_some() && status.nodes.iter().filter(|node| node.serving).count() == standbys + 1
             })
         });
         proxy
+    }
+
+    fn address_after(&self, words: &str) -> Option<SocketAddr> {
+        let log = self.log();
+        let (_, after) = log.split_once(words)?;
+        after.split_once('\n')?.0.trim().parse().ok()
     }
 
     /// What it logged so far.

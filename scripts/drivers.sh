@@ -1,0 +1,246 @@
+#!/usr/bin/env bash
+# The drivers that applications use, each against the primary itself and through the proxy: a line per check, and at the end
+# "N passed, N failed". Sets up what is missing, brings up a cluster of three and a proxy in a folder of their own, and takes them down
+# again, also when a check fails.
+#
+#   scripts/drivers.sh                    all drivers
+#   scripts/drivers.sh psycopg jdbc       some of them
+#   scripts/drivers.sh --quick            fewer rounds, for CI
+#   scripts/drivers.sh --only 'COPY'      only the checks whose name has this in it
+#   scripts/drivers.sh --keep             leave the folder with the logs
+#   PGSLUICE=target/release/pgsluice scripts/drivers.sh      another build than target/debug
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+PATH="$PATH:${HOME:-/root}/.cargo/bin"
+here=tests/drivers
+tools=$PWD/target/drivers
+all=(psycopg asyncpg psycopg2 pg jdbc tokio-postgres)
+# A driver that takes longer than this hangs.
+limit=600
+
+say() { printf 'drivers: %s\n' "$*" >&2; }
+fail() { printf 'drivers: %s\n' "$@" >&2; exit 1; }
+
+# ---- what was asked for
+
+drivers=()
+quick=${QUICK:-}
+keep=
+only=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick) quick=1 ;;
+        --keep) keep=1 ;;
+        --only) only=${2:?--only takes a part of a name}; shift ;;
+        -*) fail "unknown option $1" ;;
+        *) case " ${all[*]} " in
+            *" $1 "*) drivers+=("$1") ;;
+            *) fail "unknown driver $1; there are: ${all[*]}" ;;
+           esac ;;
+    esac
+    shift
+done
+[ ${#drivers[@]} -gt 0 ] || drivers=("${all[@]}")
+if [ -n "$quick" ]; then limit=120; fi
+
+wants() { local one; for one in "${drivers[@]}"; do case " $* " in *" $one "*) return 0 ;; esac; done; return 1; }
+
+# ---- set-up: each step is left out when its result is there
+
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+
+apt_updated=
+apt_install() {
+    command -v apt-get >/dev/null || fail "this machine lacks $*, and has no apt-get: install them, and start again"
+    say "installing $*"
+    [ -n "$apt_updated" ] || as_root apt-get update -q </dev/null >&2
+    apt_updated=1
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null >&2
+}
+
+setup_python() {
+    # Debian's python3 comes without venv.
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then apt_install python3 python3-venv; fi
+    local stamp=$tools/venv/requirements.txt
+    cmp -s "$here/requirements.txt" "$stamp" && return
+    say "installing the Python drivers"
+    python3 -m venv "$tools/venv"
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" >&2
+    cp "$here/requirements.txt" "$stamp"
+}
+
+setup_node() {
+    command -v node >/dev/null && command -v npm >/dev/null || apt_install nodejs npm
+    local stamp=$tools/node/installed.json
+    cmp -s "$here/package-lock.json" "$stamp" && return
+    say "installing the Node driver"
+    mkdir -p "$tools/node"
+    cp "$here/package.json" "$here/package-lock.json" "$tools/node/"
+    npm ci --prefix "$tools/node" --no-audit --no-fund --loglevel=error >&2
+    cp "$here/package-lock.json" "$stamp"
+}
+
+setup_java() {
+    command -v javac >/dev/null || apt_install default-jdk-headless
+    [ -e "$jdbc_jar" ] || apt_install libpostgresql-jdbc-java
+    local classes=$tools/java
+    [ "$classes/Jdbc.class" -nt "$here/Jdbc.java" ] && return
+    say "compiling Jdbc.java"
+    mkdir -p "$classes"
+    javac -Xlint:all -cp "$jdbc_jar" -d "$classes" "$here/Jdbc.java" >&2
+}
+
+jdbc_jar=/usr/share/java/postgresql.jar
+scripts/setup.sh >&2
+if wants psycopg asyncpg psycopg2; then setup_python; fi
+if wants pg; then setup_node; fi
+if wants jdbc; then setup_java; fi
+
+pgsluice=${PGSLUICE:-}
+if [ -z "$pgsluice" ]; then
+    say "building"
+    cargo build --locked --quiet
+    pgsluice=$PWD/target/debug/pgsluice
+fi
+tokio_postgres_test=
+if wants tokio-postgres; then
+    tokio_postgres_test=$(cargo test --locked --quiet --no-run --test drivers_tokio_postgres --message-format=json \
+        | sed -n 's/.*"executable":"\([^"]*drivers_tokio_postgres[^"]*\)".*/\1/p' | tail -n 1)
+    [ -x "$tokio_postgres_test" ] || fail "the test of tokio-postgres was not built"
+fi
+
+# ---- a cluster and a proxy, and their end
+
+# The servers run as `postgres` where this runs as root, so the folder is one that everybody may enter.
+dir=$(mktemp -d "${TMPDIR:-/tmp}/pgsluice-drivers.XXXXXX")
+chmod 755 "$dir"
+lab=$dir/lab
+proxy=
+driver=
+finish() {
+    local status=$?
+    trap - EXIT
+    if [ -n "$driver" ]; then kill "$driver" 2>/dev/null || true; fi
+    if [ -n "$proxy" ]; then
+        kill -KILL "$proxy" 2>/dev/null || true
+        wait "$proxy" 2>/dev/null || true
+    fi
+    if [ -e "$lab" ]; then "$pgsluice" lab down --dir "$lab" >/dev/null 2>"$dir/down.log" || cat "$dir/down.log" >&2; fi
+    if [ -n "$keep" ]; then say "logs are in $dir"; else rm -rf "$dir"; fi
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Below the kernel's ephemeral range, where no outgoing connection takes them before they are used.
+free_ports() {
+    python3 - <<'PYTHON'
+import random, socket
+
+def is_free(port):
+    with socket.socket() as tried:
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+while True:
+    first = random.randrange(12000, 31000)
+    if all(is_free(port) for port in range(first, first + 5)):
+        print(first)
+        break
+PYTHON
+}
+
+start_lab() {
+    local attempt
+    for attempt in 1 2 3; do
+        base=$(free_ports)
+        "$pgsluice" lab up --fast --dir "$lab" --base-port "$base" --standbys 2 --json >"$dir/lab.json" 2>"$dir/lab.log" && return
+        # Somebody else may have taken a port in between.
+        "$pgsluice" lab down --dir "$lab" >/dev/null 2>&1 || true
+    done
+    cat "$dir/lab.log" >&2
+    fail "the cluster did not come up"
+}
+
+# The pool is far smaller than the checks' numbers of clients, so that clients change servers all the time.
+start_proxy() {
+    local port=$1 admin=$2
+    cp "$lab/pgsluice.toml" "$dir/pgsluice.toml"
+    printf '\n[pool]\nsize = 3\ncheckout_timeout = "10s"\n' >>"$dir/pgsluice.toml"
+    PGSLUICE_HTTP="127.0.0.1:$admin" PGSLUICE_LOG="${PGSLUICE_LOG:-info}" \
+        "$pgsluice" serve -c "$dir/pgsluice.toml" --listen "127.0.0.1:$port" >"$dir/proxy.log" 2>&1 &
+    proxy=$!
+    local waited
+    for waited in $(seq 200); do
+        kill -0 "$proxy" 2>/dev/null || { cat "$dir/proxy.log" >&2; fail "the proxy ended"; }
+        if "$pgsluice" status --json --url "http://127.0.0.1:$admin" 2>/dev/null | python3 -c '
+import json, sys
+sys.exit(sum(bool(node["serving"]) for node in json.load(sys.stdin)["nodes"]) < 3)' 2>/dev/null; then return; fi
+        sleep 0.1
+    done
+    cat "$dir/proxy.log" >&2
+    fail "the proxy does not serve all three nodes (after $waited looks)"
+}
+
+say "bringing up one primary and two standbys"
+start_lab
+say "starting the proxy"
+start_proxy "$((base + 3))" "$((base + 4))"
+
+# ---- the drivers
+
+export DRIVERS_DIRECT_PORT=$base DRIVERS_STANDBY_PORTS=$((base + 1)),$((base + 2)) DRIVERS_PROXY_PORT=$((base + 3))
+export DRIVERS_QUICK=$quick DRIVERS_ONLY=$only
+results=$dir/results
+: >"$results"
+
+psql=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["pg_bin"] + "/psql")' "$dir/lab.json")
+sql() { "$psql" -XAtq -h 127.0.0.1 -p "$base" -U postgres -d postgres -c "$1" </dev/null; }
+
+run() {
+    local name=$1
+    shift
+    local database=drivers_${name//-/_}
+    sql "create database ${database}_direct"
+    sql "create database ${database}_proxy"
+    local began=$SECONDS status=0
+    DRIVERS_DATABASE=$database timeout --kill-after=5 "$limit" "$@" </dev/null >"$dir/$name.out" 2>"$dir/$name.err" &
+    driver=$!
+    tail -n +1 -f --pid="$driver" "$dir/$name.out" 2>/dev/null | grep --line-buffered -E '^(ok|FAIL) ' || true
+    wait "$driver" || status=$?
+    driver=
+    grep -E '^(ok|FAIL) ' "$dir/$name.out" >>"$results" || true
+    # A script that fails says which check did; one that ended otherwise is a failure of its own.
+    if ! grep -q '^done$' "$dir/$name.out"; then
+        printf 'FAIL  %-14s ended early, with status %s\n' "$name" "$status" | tee -a "$results"
+        tail -n 30 "$dir/$name.err" >&2
+    fi
+    kill -0 "$proxy" 2>/dev/null || { tail -n 40 "$dir/proxy.log" >&2; fail "the proxy ended during $name"; }
+    say "$name took $((SECONDS - began)) s"
+}
+
+for name in "${drivers[@]}"; do
+    case $name in
+        psycopg) run psycopg "$tools/venv/bin/python" "$here/psycopg3.py" ;;
+        asyncpg) run asyncpg "$tools/venv/bin/python" "$here/asyncpg_checks.py" ;;
+        psycopg2) run psycopg2 "$tools/venv/bin/python" "$here/psycopg2_checks.py" ;;
+        pg) NODE_PATH="$tools/node/node_modules" run pg node "$here/node_postgres.cjs" ;;
+        jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
+        tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
+    esac
+done
+
+grep -E '(panicked|ERROR)' "$dir/proxy.log" >&2 || true
+passed=$(grep -c '^ok ' "$results" || true)
+failed=$(grep -c '^FAIL ' "$results" || true)
+if [ "$failed" -gt 0 ]; then
+    printf '\nfailed:\n'
+    grep '^FAIL ' "$results"
+fi
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,234 @@
+//! A session that holds a connection: everything goes there, for as long as it lives.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::super::danger::Danger;
+use super::super::error::SessionError;
+use super::super::outcome::Outcome;
+use super::super::phase::{Attached, Block, Phase};
+use super::super::placing::{Placed, Placing};
+use super::super::plan::{Ends, Plan};
+use super::super::request::{FrameAt, Unit};
+use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
+use super::{ClientSession, End, rules};
+use crate::cluster::Hint;
+use crate::config::PoolMode;
+use crate::route::{Route, RouteReason, Target, Want};
+use crate::sql::Access;
+use crate::wire::backend::TransactionStatus;
+
+use crate::pool::Settings;
+
+impl ClientSession {
+    /// The session holds a connection: everything goes there.
+    pub(super) async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
+        let Phase::Attached(mut attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return Ok(());
+        };
+        if self.must_leave_standby(&attached, plan) {
+            match self.move_to_primary(attached).await? {
+                Ok(moved) => attached = moved,
+                Err(error) => return self.report(error, plan, &unit.frames).await,
+            }
+        }
+        let status = match &attached.block {
+            None => Some(TransactionStatus::Idle),
+            Some(block) if block.failed => None,
+            Some(_) => Some(TransactionStatus::InBlock),
+        };
+        // A reset took the connection to the server's defaults, and the session back to what it started with.
+        if let Some(status) = status
+            && !Settings::same(&attached.lease.conn().settings, &self.state.settings)
+            && let Ok(reported) = attached.lease.conn().apply_settings(&self.state.settings, status).await
+        {
+            self.tell(reported).await?;
+        }
+        if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
+            // The statement will find the connection lost, and say so.
+            tracing::debug!("a held connection was lost");
+        }
+        if let Some(block) = &mut attached.block
+            && plan.access == Access::Write
+        {
+            block.movable = None;
+        }
+        let in_block = attached.block.is_some();
+        let route = Route {
+            reason: RouteReason::Attached,
+            ..attached.route
+        };
+        self.worker.shared.counters.decided(route.target, route.reason);
+        let attempt = Attempt {
+            progress: Progress::SentToNode,
+            danger: plan.danger,
+            in_block,
+            target: route.target,
+            retries: 1, // What is attached has no other place to run.
+        };
+        let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
+        match self.exchange(&mut attached, plan, &frames, attempt).await {
+            Outcome::Done { answer, later } => {
+                self.worker
+                    .shared
+                    .counters
+                    .answered(route.target, plan.access, arrived.elapsed());
+                let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
+                self.settle(attached, plan, later, answer, session_pool).await
+            }
+            Outcome::Refused(_) | Outcome::NodeLost { .. } if self.state.pins.any() => {
+                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
+                Err(End::Fatal(SessionError::PinnedLost(self.node_name(route))))
+            }
+            Outcome::Refused(_) => Err(End::Left),
+            Outcome::NodeLost {
+                farewell,
+                forwarded,
+                left,
+            } => {
+                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
+                let progress = if forwarded {
+                    Progress::ForwardedToClient
+                } else {
+                    Progress::SentToNode
+                };
+                let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
+                    NextStep::Report(verdict) => verdict,
+                    NextStep::Retry | NextStep::RetryOnPrimary | NextStep::Forward => Verdict::Unknown,
+                };
+                let block = attached.block.take();
+                drop(attached);
+                let Some(block) = block else {
+                    return self
+                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
+                        .await;
+                };
+                self.state.settings = Arc::clone(&block.settings_before);
+                self.state.history.last_write = Some(Instant::now());
+                let ends = plan.ends_block();
+                if ends == Some(Ends::Rollback) && !forwarded {
+                    // A lost block is rolled back: that is what was asked for.
+                    self.phase = Phase::Aborted {
+                        untold: false,
+                        settings: block.settings_before,
+                    };
+                    return self.answer_aborted(plan, unit).await;
+                }
+                if ends.is_some() || plan.danger == Danger::Several {
+                    return self
+                        .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
+                        .await;
+                }
+                self.phase = Phase::Aborted {
+                    untold: false,
+                    settings: block.settings_before,
+                };
+                self.report_loss(plan, route, verdict, left, TransactionStatus::Failed)
+                    .await
+            }
+            Outcome::ClientGone => {
+                self.client_gone(attached, plan).await;
+                Err(End::Left)
+            }
+            Outcome::Violation(bad) => Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
+        }
+    }
+
+    /// A READ ONLY block was placed on a standby, and now comes something that a standby would do wrongly rather than refuse.
+    pub(super) fn must_leave_standby(&self, attached: &Attached, plan: &Plan) -> bool {
+        attached.route.target == Target::Standby
+            && attached.block.as_ref().is_some_and(|block| !block.failed)
+            && matches!(plan.want, Want::Primary(_))
+            && !plan.block_safe
+            && !plan.refused_alike
+    }
+
+    /// Begins the block again on the primary, where it has done nothing yet that the standby's end takes away.
+    pub(super) async fn move_to_primary(
+        &mut self,
+        mut attached: Box<Attached>,
+    ) -> Result<Result<Box<Attached>, SessionError>, End> {
+        let begin = attached.block.as_mut().and_then(|block| block.movable.take());
+        let settings_before = attached.block.as_ref().map_or_else(
+            || Arc::clone(&self.state.settings),
+            |block| Arc::clone(&block.settings_before),
+        );
+        let Some(begin) = begin else {
+            self.phase = Phase::Aborted {
+                untold: false,
+                settings: settings_before,
+            };
+            return Ok(Err(SessionError::BlockOnStandby));
+        };
+        if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
+            attached.lease.check_in(Instant::now());
+        }
+        let worker = Rc::clone(&self.worker);
+        let rules = rules(&worker.shared.config.load());
+        let principal = Arc::clone(&self.principal);
+        let mut placing = Placing::new(&worker);
+        let want = Want::Primary(RouteReason::NeedsPrimary);
+        let placed = placing
+            .connect(
+                &principal,
+                want,
+                &rules,
+                &self.state.history,
+                &self.state.settings,
+                None,
+            )
+            .await;
+        let Placed {
+            mut lease,
+            route,
+            reported,
+        } = match placed {
+            Ok(placed) => placed,
+            Err(error) => {
+                self.phase = Phase::Aborted {
+                    untold: false,
+                    settings: settings_before,
+                };
+                return Ok(Err(error));
+            }
+        };
+        self.tell(reported).await?;
+        if lease.conn().begin(&begin).await.is_err() {
+            self.phase = Phase::Aborted {
+                untold: false,
+                settings: settings_before,
+            };
+            return Ok(Err(SessionError::NodeLost {
+                node: self.node_name(route),
+                verdict: Verdict::CertainlyNotCommitted,
+            }));
+        }
+        let block = Block::begun(settings_before);
+        Ok(Ok(Box::new(self.attach(lease, route, Some(block)))))
+    }
+
+    /// The connection that the session holds is gone, and nothing was running on it.
+    pub(super) fn held_connection_lost(&mut self) -> Result<(), End> {
+        let Phase::Attached(attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return Ok(());
+        };
+        self.worker
+            .shared
+            .cluster
+            .hint(attached.route.node, Hint::ConnectionLost);
+        if self.state.pins.any() {
+            return Err(End::Fatal(SessionError::PinnedLost(self.node_name(attached.route))));
+        }
+        if let Some(block) = attached.block {
+            self.state.settings = Arc::clone(&block.settings_before);
+            self.phase = Phase::Aborted {
+                untold: true,
+                settings: block.settings_before,
+            };
+        }
+        Ok(())
+    }
+}

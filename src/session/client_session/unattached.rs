@@ -1,0 +1,217 @@
+//! A session that holds nothing: finding a place for a unit, as often as it takes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::super::cancel::ServerProcess;
+use super::super::error::SessionError;
+use super::super::exchange::{Exchange, Parties};
+use super::super::outcome::{Answer, Outcome};
+use super::super::phase::{Attached, Block};
+use super::super::placing::{Placed, Placing};
+use super::super::plan::Plan;
+use super::super::request::FrameAt;
+use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
+use super::super::settle;
+use super::{ClientSession, End, rules};
+use crate::cluster::Hint;
+use crate::config::{Config, PoolMode};
+use crate::pool::{ConnError, Lease};
+use crate::route::decide::Rules;
+use crate::route::{Route, RouteReason, Want};
+use crate::wire::backend::TransactionStatus;
+
+impl ClientSession {
+    /// The session holds nothing: finds a place for the unit, as often as it takes.
+    pub(super) async fn place_and_run(&mut self, plan: &Plan, frames: &[FrameAt], arrived: Instant) -> Result<(), End> {
+        let worker = Rc::clone(&self.worker);
+        let config = worker.shared.config.load();
+        let rules = Rules {
+            consistency: self.consistency(&config),
+            ..rules(&config)
+        };
+        let session_pool = config.pool.mode == PoolMode::Session;
+        drop(config);
+        let mut want = if session_pool {
+            Want::Primary(RouteReason::Attached)
+        } else {
+            plan.want
+        };
+        let mut placing = Placing::new(&worker);
+        let mut retries = 0;
+        loop {
+            let principal = Arc::clone(&self.principal);
+            let slot = Arc::clone(&self.registered.slot);
+            let reclaim = plan.sequence_state.then_some(self.present.id);
+            let placed = tokio::select! {
+                biased;
+                placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings, reclaim) => placed,
+                // Polled only when there is a wait.
+                () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
+            };
+            let Placed { lease, route, reported } = match placed {
+                Ok(placed) => placed,
+                Err(error) => return self.report(error, plan, frames).await,
+            };
+            self.tell(reported).await?;
+            worker.shared.counters.decided(route.target, route.reason);
+            let mut attached = Box::new(self.attach(lease, route, None));
+            if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
+                continue;
+            }
+            let attempt = Attempt {
+                progress: Progress::SentToNode,
+                danger: plan.danger,
+                in_block: false,
+                target: route.target,
+                retries,
+            };
+            match self.exchange(&mut attached, plan, frames, attempt).await {
+                Outcome::Done { answer, later } => {
+                    worker
+                        .shared
+                        .counters
+                        .answered(route.target, plan.access, arrived.elapsed());
+                    return self.settle(attached, plan, later, answer, session_pool).await;
+                }
+                Outcome::Refused(code) => {
+                    worker.shared.count_retry(code.as_str());
+                    retries += 1;
+                    if after(Attempt { retries: 0, ..attempt }, Failure::Refused(code)) == NextStep::RetryOnPrimary {
+                        want = Want::Primary(RouteReason::Retried);
+                    }
+                    attached.lease.check_in(Instant::now());
+                }
+                Outcome::NodeLost {
+                    farewell,
+                    forwarded,
+                    left,
+                } => {
+                    worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
+                    drop(attached);
+                    let progress = if forwarded {
+                        Progress::ForwardedToClient
+                    } else {
+                        Progress::SentToNode
+                    };
+                    match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
+                        NextStep::Retry | NextStep::RetryOnPrimary => {
+                            worker.shared.count_retry("node_lost");
+                            retries += 1;
+                            placing.distrust(route.node, &principal);
+                        }
+                        NextStep::Forward => return Err(End::Left),
+                        NextStep::Report(verdict) => {
+                            let verdict = if plan.begins {
+                                Verdict::CertainlyNotCommitted
+                            } else {
+                                verdict
+                            };
+                            return self
+                                .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
+                                .await;
+                        }
+                    }
+                }
+                Outcome::ClientGone => {
+                    self.client_gone(attached, plan).await;
+                    return Err(End::Left);
+                }
+                Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
+            }
+        }
+    }
+
+    /// The session takes hold of a connection.
+    pub(super) fn attach(&self, mut lease: Lease, route: Route, block: Option<Block>) -> Attached {
+        let known = lease.conn().last_session == self.present.id;
+        lease.conn().last_session = self.present.id;
+        Attached {
+            lease,
+            route,
+            known,
+            block,
+        }
+    }
+
+    /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
+    /// none. From here on, sessions of this database and user keep the connections on which they draw from sequences.
+    pub(super) async fn forget_strangers_sequences(&self, attached: &mut Attached) -> Result<(), ConnError> {
+        self.principal.reads_sequence_state.store(true, Ordering::Relaxed);
+        let status = match &attached.block {
+            _ if attached.known => return Ok(()),
+            // What the block has written may be what is asked for.
+            Some(block) if block.wrote || block.failed => return Ok(()),
+            Some(_) => TransactionStatus::InBlock,
+            None => TransactionStatus::Idle,
+        };
+        attached.known = true;
+        attached.lease.conn().discard_sequences(status).await
+    }
+
+    pub(super) fn consistency(&self, config: &Config) -> crate::config::Consistency {
+        settle::session_consistency(&self.state.settings).unwrap_or(config.routing.consistency)
+    }
+
+    pub(super) async fn exchange(
+        &mut self,
+        attached: &mut Attached,
+        plan: &Plan,
+        frames: &[FrameAt],
+        attempt: Attempt,
+    ) -> Outcome {
+        let worker = Rc::clone(&self.worker);
+        let context = self.sql_context();
+        let link = Arc::clone(attached.lease.link());
+        let conn = attached.lease.conn();
+        self.registered.slot.arm(ServerProcess {
+            node: conn.node,
+            pid: conn.pid,
+            secret: Arc::clone(&conn.secret),
+        });
+        worker
+            .shared
+            .counters
+            .sent(conn.node, attempt.target, plan.access, u64::from(plan.ready.max(1)));
+        link.started(plan.access, u64::from(plan.ready.max(1)));
+        let started = Instant::now();
+        let warm = conn.warms_up();
+        let parties = Parties {
+            client: &mut self.client.stream,
+            inbox: &mut self.client.inbox,
+            statements: &mut self.state.statements,
+            told: &mut self.state.told,
+            conn,
+            buffers: &worker.buffers,
+            registry: &worker.shared.pools.statements,
+            cluster: &worker.shared.cluster,
+        };
+        let classify = |sql: &[u8]| worker.classify(sql, &context);
+        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames])
+            .run()
+            .await;
+        link.finished();
+        match &outcome {
+            Outcome::Done {
+                answer:
+                    Answer {
+                        first_byte: Some(first_byte),
+                        failed: false,
+                        ..
+                    },
+                ..
+            } if warm => {
+                link.observe(first_byte.saturating_duration_since(started), *first_byte);
+            }
+            // A node that fails fast must not look fast.
+            Outcome::NodeLost { .. } => link.observe(std::time::Duration::from_secs(1), Instant::now()),
+            _ => {}
+        }
+        if self.registered.slot.disarm() {
+            self.registered.slot.settled().await;
+        }
+        outcome
+    }
+}

@@ -1,0 +1,129 @@
+//! A session's settings follow it, and nobody else: over one server connection that all clients share.
+
+mod support;
+
+use pgsluice::lab::LabGuard;
+use support::{Proxy, client};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+async fn show(client: &Client, name: &str) -> String {
+    let answer = client.simple_query(&format!("show {name}")).await.expect("SHOW");
+    answer
+        .iter()
+        .find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+        .expect("a value")
+}
+
+async fn run(client: &Client, statements: &[&str]) {
+    for sql in statements {
+        client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+}
+
+/// Each conversation runs through the proxy and directly; what a setting is afterwards must be the same, and a stranger must see its
+/// default.
+#[tokio::test]
+async fn settings_end_as_they_do_on_a_connection_of_ones_own() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[pool]\nsize = 1\n");
+    let conversations: &[&[&str]] = &[
+        &["set work_mem = '13MB'"],
+        &["begin", "set work_mem = '13MB'", "commit"],
+        &["begin", "set work_mem = '13MB'", "rollback"],
+        &["begin", "set work_mem = '13MB'", "commit; begin", "rollback"],
+        &["begin", "set work_mem = '13MB'", "savepoint a", "rollback"],
+        &[
+            "begin",
+            "set work_mem = '13MB'",
+            "savepoint a",
+            "rollback to a",
+            "rollback",
+        ],
+        &[
+            "begin",
+            "set work_mem = '13MB'",
+            "savepoint a",
+            "rollback to a",
+            "commit",
+        ],
+        &[
+            "begin",
+            "savepoint a",
+            "set work_mem = '13MB'",
+            "rollback to a",
+            "commit",
+        ],
+        &["begin", "set work_mem = '13MB'", "rollback; select 1"],
+        &["begin", "set work_mem = '13MB'", "commit and chain", "rollback"],
+        &["begin", "set work_mem = '13MB'", "rollback and chain", "commit"],
+        &["begin", "set local work_mem = '13MB'", "commit"],
+        &["set work_mem = '13MB'", "reset work_mem"],
+        &["set work_mem = '13MB'", "reset all"],
+        &["set work_mem = '13MB'", "discard all"],
+        &["reset work_mem; set statement_timeout = '9s'"],
+        &["begin", "reset work_mem", "set statement_timeout = '9s'", "commit"],
+        &["create temp table tt()", "reset all"],
+        &["set session characteristics as transaction isolation level repeatable read"],
+    ];
+    let options = "options='-c work_mem=14MB'";
+    let node = &lab.nodes()[0];
+    for conversation in conversations {
+        let direct = client(&format!(
+            "host=127.0.0.1 port={} user=postgres dbname=postgres {options}",
+            node.port()
+        ))
+        .await;
+        let proxied = client(&format!("{} {options}", proxy.dsn())).await;
+        run(&direct, conversation).await;
+        run(&proxied, conversation).await;
+        for name in ["work_mem", "statement_timeout", "transaction_isolation"] {
+            let (expected, got) = (show(&direct, name).await, show(&proxied, name).await);
+            assert_eq!(got, expected, "{name} after {conversation:?}");
+        }
+        // A session that is pinned keeps the one connection until it leaves.
+        drop(proxied);
+        {
+            let stranger = proxy.client().await;
+            assert_eq!(
+                show(&stranger, "work_mem").await,
+                "4MB",
+                "a stranger's, after {conversation:?}"
+            );
+            assert_eq!(
+                show(&stranger, "statement_timeout").await,
+                "0",
+                "a stranger's, after {conversation:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_taken_by_a_statement_that_failed_stays_with_its_session() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[pool]\nsize = 2\n");
+    let (holder, other) = (proxy.client().await, proxy.client().await);
+    let failed = holder
+        .batch_execute("select pg_advisory_lock(n), 1 / (2 - n) from generate_series(1, 2) n")
+        .await;
+    assert!(failed.is_err());
+    let free = "select pg_try_advisory_lock(1)";
+    let row = other.query_one(free, &[]).await.expect("an answer");
+    assert!(!row.get::<_, bool>(0), "the lock is the other session's");
+    // Gone with its session, as on a connection of one's own.
+    drop(holder);
+    support::eventually("the lock is free", || {
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let third = proxy.client().await;
+                third.query_one(free, &[]).await.expect("an answer").get::<_, bool>(0)
+            })
+        })
+    });
+}
