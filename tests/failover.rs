@@ -269,17 +269,20 @@ fn said(commands: &[&str], codes: &[&str], status: char) -> Said {
 }
 
 /// A client in a block that has written a row.
-fn in_block(proxy: &Proxy, row: &str) -> Simple {
-    let mut client = Simple::login(proxy.port);
-    assert_eq!(client.say("begin"), said(&["BEGIN"], &[], 'T'));
+async fn in_block(proxy: &Proxy, row: &str) -> Simple {
+    let mut client = Simple::login(proxy.port).await;
+    assert_eq!(client.say("begin").await, said(&["BEGIN"], &[], 'T'));
     let insert = format!("insert into t values ('{row}')");
-    assert_eq!(client.say(&insert), said(&["INSERT 0 1"], &[], 'T'));
+    assert_eq!(client.say(&insert).await, said(&["INSERT 0 1"], &[], 'T'));
     client
 }
 
-fn works_on_the_new_primary(client: &mut Simple, row: &str) {
+async fn works_on_the_new_primary(client: &mut Simple, row: &str) {
     let insert = format!("begin; insert into t values ('{row}'); commit");
-    assert_eq!(client.say(&insert), said(&["BEGIN", "INSERT 0 1", "COMMIT"], &[], 'I'));
+    assert_eq!(
+        client.say(&insert).await,
+        said(&["BEGIN", "INSERT 0 1", "COMMIT"], &[], 'I')
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,13 +296,13 @@ async fn a_block_that_is_lost_while_idle_says_so_once_and_never_commits() {
             .batch_execute("create table t (row text)")
             .await
             .expect("a table");
-        let mut asks = in_block(&proxy, "asks");
-        let mut commits = in_block(&proxy, "commits");
-        let mut commits_late = in_block(&proxy, "commits late");
-        let mut rolls_back = in_block(&proxy, "rolls back");
-        let mut has_savepoint = in_block(&proxy, "has savepoint");
-        assert_eq!(has_savepoint.say("savepoint s"), said(&["SAVEPOINT"], &[], 'T'));
-        let mut commits_by_several = in_block(&proxy, "commits by several");
+        let mut asks = in_block(&proxy, "asks").await;
+        let mut commits = in_block(&proxy, "commits").await;
+        let mut commits_late = in_block(&proxy, "commits late").await;
+        let mut rolls_back = in_block(&proxy, "rolls back").await;
+        let mut has_savepoint = in_block(&proxy, "has savepoint").await;
+        assert_eq!(has_savepoint.say("savepoint s").await, said(&["SAVEPOINT"], &[], 'T'));
+        let mut commits_by_several = in_block(&proxy, "commits by several").await;
         let mut driver = proxy.client().await;
         let transaction = driver.transaction().await.expect("a block");
         let insert = transaction.prepare("insert into t values ('driver')").await;
@@ -309,34 +312,34 @@ async fn a_block_that_is_lost_while_idle_says_so_once_and_never_commits() {
         lab.stop("node1", mode, &mut Quiet).expect("stopped");
         lab.promote("node2", &mut Quiet).expect("a promotion");
 
-        assert_eq!(asks.say("select 1"), said(&[], &["40001"], 'E'), "{mode:?}");
+        assert_eq!(asks.say("select 1").await, said(&[], &["40001"], 'E'), "{mode:?}");
         for _ in 0..2 {
-            assert_eq!(asks.say("insert into t values ('x')"), said(&[], &["25P02"], 'E'));
+            assert_eq!(asks.say("insert into t values ('x')").await, said(&[], &["25P02"], 'E'));
         }
-        assert_eq!(asks.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
-        works_on_the_new_primary(&mut asks, "asks again");
+        assert_eq!(asks.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut asks, "asks again").await;
 
-        assert_eq!(commits.say("commit"), said(&[], &["40001"], 'I'), "{mode:?}");
-        works_on_the_new_primary(&mut commits, "commits again");
+        assert_eq!(commits.say("commit").await, said(&[], &["40001"], 'I'), "{mode:?}");
+        works_on_the_new_primary(&mut commits, "commits again").await;
 
-        assert_eq!(commits_late.say("select 1"), said(&[], &["40001"], 'E'));
-        assert_eq!(commits_late.say("commit"), said(&["ROLLBACK"], &[], 'I'));
-        works_on_the_new_primary(&mut commits_late, "commits late again");
+        assert_eq!(commits_late.say("select 1").await, said(&[], &["40001"], 'E'));
+        assert_eq!(commits_late.say("commit").await, said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut commits_late, "commits late again").await;
 
-        assert_eq!(rolls_back.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
-        works_on_the_new_primary(&mut rolls_back, "rolls back again");
+        assert_eq!(rolls_back.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut rolls_back, "rolls back again").await;
 
         // The savepoint is gone with the rest.
-        assert_eq!(has_savepoint.say("rollback to s"), said(&[], &["40001"], 'E'));
-        assert_eq!(has_savepoint.say("rollback to s"), said(&[], &["25P02"], 'E'));
-        assert_eq!(has_savepoint.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+        assert_eq!(has_savepoint.say("rollback to s").await, said(&[], &["40001"], 'E'));
+        assert_eq!(has_savepoint.say("rollback to s").await, said(&[], &["25P02"], 'E'));
+        assert_eq!(has_savepoint.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
 
-        let told = commits_by_several.say("insert into t values ('y'); commit");
+        let told = commits_by_several.say("insert into t values ('y'); commit").await;
         assert!(told.commands.is_empty() && told.codes == ["40001"], "{told:?}");
         if told.status == Some('E') {
-            assert_eq!(commits_by_several.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+            assert_eq!(commits_by_several.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
         }
-        works_on_the_new_primary(&mut commits_by_several, "several again");
+        works_on_the_new_primary(&mut commits_by_several, "several again").await;
 
         // The driver closes the statement, and has no ear for an error of that.
         drop(insert);
@@ -594,14 +597,20 @@ async fn a_read_only_block_on_a_standby_outlives_the_primary() {
         .batch_execute("create table t as select 1 as n")
         .await
         .expect("a table");
-    let mut reader = Simple::login(proxy.port);
-    assert_eq!(reader.say("begin read only"), said(&["BEGIN"], &[], 'T'));
-    assert_eq!(reader.say("select count(*) from t"), said(&["SELECT 1"], &[], 'T'));
+    let mut reader = Simple::login(proxy.port).await;
+    assert_eq!(reader.say("begin read only").await, said(&["BEGIN"], &[], 'T'));
+    assert_eq!(
+        reader.say("select count(*) from t").await,
+        said(&["SELECT 1"], &[], 'T')
+    );
     assert!(proxy.statements("node2").0 > 0, "the block is not on the standby");
     lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
     eventually("the loss is noticed", || proxy.status().primary.is_none());
-    assert_eq!(reader.say("select count(*) from t"), said(&["SELECT 1"], &[], 'T'));
-    assert_eq!(reader.say("commit"), said(&["COMMIT"], &[], 'I'));
+    assert_eq!(
+        reader.say("select count(*) from t").await,
+        said(&["SELECT 1"], &[], 'T')
+    );
+    assert_eq!(reader.say("commit").await, said(&["COMMIT"], &[], 'I'));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

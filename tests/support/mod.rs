@@ -290,9 +290,7 @@ pub fn free_port() -> u16 {
 
 /// What a task comes to, within [`PATIENCE`].
 pub async fn ended<T>(what: &str, task: tokio::task::JoinHandle<T>) -> T {
-    let ended = tokio::time::timeout(PATIENCE, task).await;
-    let ended = ended.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
-    ended.expect("a task that does not panic")
+    wire::within(what, task).await.expect("a task that does not panic")
 }
 
 /// Waits until it is so.
