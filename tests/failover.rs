@@ -10,6 +10,7 @@ use pgsluice::admin::status::Role;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
 use support::journal::{Journals, audit};
 use support::simple::{Said, Simple};
+use support::wire::{Message, Wire, codes, message, query, show, tags};
 use support::{PATIENCE, Proxy, direct, ended, eventually, last_words, sqlstate, watched};
 use tokio_postgres::Client;
 
@@ -491,6 +492,194 @@ async fn a_read_on_a_lost_primary_runs_again_on_the_next() {
             assert_eq!(rows.unwrap_or_else(|error| panic!("{mode:?}: {error}")), 3);
         }
     }
+}
+
+/// The one error of an answer that ends with ReadyForQuery outside of a block.
+fn only_error(answer: &[Message]) -> String {
+    let codes = codes(answer);
+    let ready = answer.last().map(Message::encode);
+    assert_eq!(ready.as_deref(), Some(&b"Z\0\0\0\x05I"[..]), "{}", show(answer));
+    assert_eq!(codes.len(), 1, "{}", show(answer));
+    codes.into_iter().next().expect("one")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_cut_half_way_leave_the_connection_in_step() {
+    for mode in [StopMode::Fast, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+        let mut copies = Wire::login(proxy.port, "postgres").await;
+        let mut queues = Wire::login(proxy.port, "postgres").await;
+        copies.run("create table t (row text)").await;
+        copies.send(&query("copy t from stdin")).await;
+        copies.until(b'G').await;
+        copies.send(&message(b'd', b"copied\n")).await;
+        // Several requests sent at once, of which the first takes for ever.
+        let rows = ["'first' from pg_sleep(1000)", "'second'", "'third'"];
+        let inserts = rows.map(|row| query(&format!("insert into t select {row}")));
+        queues.send(&inserts.concat()).await;
+        until_waiting(&lab, "node1", &["ClientRead", "PgSleep"]);
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+
+        // The client may notice late, and go on for a while: a server passes over what belongs to a copy that has failed.
+        let rest = [message(b'd', b"copied too\n"), message(b'c', b"")].concat();
+        let told = only_error(&copies.ask(&rest).await);
+        assert!(told == "40001" || told == "08007", "{mode:?}: {told}");
+        let mut there = vec!["a", "b"];
+        for (row, answer) in ["first", "second", "third"].iter().zip(queues.answers(3).await) {
+            match codes(&answer).first().map(String::as_str) {
+                None => there.push(*row),
+                Some("40001" | "08007") => {}
+                Some(code) => panic!("{mode:?}: {row} was told {code}"),
+            }
+        }
+        for (client, row) in [(&mut copies, "a"), (&mut queues, "b")] {
+            client.run(&format!("insert into t values ('{row}')")).await;
+            assert_eq!(client.value("select 6 * 7").await, "42", "{mode:?}: {row}");
+        }
+        let rows = lab.sql("node2", "select string_agg(row, ',' order by row) from t");
+        assert_eq!(rows.expect("rows"), there.join(","), "{mode:?}");
+    }
+}
+
+/// Waits until a server's statements wait for these events, one for each.
+#[track_caller]
+fn until_waiting(lab: &LabGuard, node: &str, events: &[&str]) {
+    let sql = "select string_agg(wait_event, ',' order by wait_event) from pg_stat_activity \
+               where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()";
+    eventually(&format!("statements wait for {events:?}"), || {
+        lab.sql(node, sql).expect("an answer") == events.join(",")
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_is_cut_half_way_is_not_made_up_with_anything_else() {
+    for mode in [StopMode::Fast, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+        let (mut many, mut one) = (
+            Wire::login(proxy.port, "postgres").await,
+            Wire::login(proxy.port, "postgres").await,
+        );
+        // Neither client takes its result, so that the server waits half-way.
+        many.send(&query("/* pgsluice: primary */ select generate_series(1, 50000000)"))
+            .await;
+        one.send(&query("/* pgsluice: primary */ select repeat('x', 50000000)"))
+            .await;
+        until_waiting(&lab, "node1", &["ClientWrite", "ClientWrite"]);
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+
+        let mut rows = 0;
+        let end = loop {
+            let next = many.expect().await;
+            match next.tag {
+                b'T' => {}
+                b'D' => {
+                    rows += 1;
+                    assert_eq!(
+                        next.cells(),
+                        [Some(rows.to_string())],
+                        "{mode:?}: after {} rows",
+                        rows - 1
+                    );
+                }
+                _ => break next,
+            }
+        };
+        let ready = many.expect().await;
+        assert_eq!(only_error(&[end, ready]), "40001", "{mode:?}");
+        assert!(rows > 1000, "{rows}");
+        assert_eq!(many.value("select 6 * 7").await, "42", "{mode:?}");
+
+        // Where a part of a row has been passed on, nothing but the connection's end can follow it.
+        let answer = one.answer().await;
+        let tags = tags(&answer);
+        assert!(
+            tags == "T" || tags == "TEZ" || tags == "EZ",
+            "{mode:?}: {}",
+            show(&answer)
+        );
+        if tags.ends_with('Z') {
+            assert_eq!(only_error(&answer), "40001", "{mode:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_takes_its_settings_and_statements_to_the_next_primary() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let dsn = format!("{} options='-c lock_timeout=1234'", proxy.dsn());
+    let (client, _ending) = watched(&dsn).await;
+    client
+        .batch_execute(
+            "create schema own; create table own.t (n int); set search_path = own; set statement_timeout = '5678ms'",
+        )
+        .await
+        .expect("a schema");
+    let insert = client
+        .prepare("insert into t values ($1) returning n")
+        .await
+        .expect("a statement");
+    let row = client.query_one(&insert, &[&1]).await.expect("a row");
+    assert_eq!(row.get::<_, i32>(0), 1);
+    client.batch_execute("begin").await.expect("a block");
+    client
+        .batch_execute("set statement_timeout = 1")
+        .await
+        .expect("a setting");
+    lab.stop("node1", StopMode::Kill, &mut Quiet).expect("stopped");
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    let told = client.batch_execute("select 1").await.expect_err("the block is lost");
+    assert_eq!(sqlstate(&told), "40001");
+    client.batch_execute("rollback").await.expect("its end");
+
+    let row = client
+        .query_one(&insert, &[&2])
+        .await
+        .expect("the statement is known there");
+    assert_eq!(row.get::<_, i32>(0), 2);
+    for (name, value) in [
+        ("lock_timeout", "1234ms"),
+        ("statement_timeout", "5678ms"),
+        ("search_path", "own"),
+    ] {
+        let row = client.query_one(&format!("show {name}"), &[]).await.expect("a setting");
+        assert_eq!(row.get::<_, String>(0), value, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_comes_without_a_primary_reads_and_waits_to_write() {
+    let lab = LabGuard::fresh(2).expect("a lab");
+    let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+    let first = proxy.client().await;
+    first
+        .batch_execute("create table t as select 1 as n")
+        .await
+        .expect("a table");
+    first.batch_execute("create database other").await.expect("a database");
+    // So that standbys are known to have it.
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.statements("node2").0 + proxy.statements("node3").0 == 0 {
+        assert!(Instant::now() < deadline, "no read on a standby");
+        first.query("select n from t", &[]).await.expect("a read");
+    }
+    lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
+    eventually("the loss is noticed", || proxy.status().primary.is_none());
+    let late = proxy.client().await;
+    let row = late.query_one("select n from t", &[]).await.expect("a read");
+    assert_eq!(row.get::<_, i32>(0), 1);
+    let write = tokio::spawn(async move { late.execute("insert into t values (2)", &[]).await });
+    let elsewhere = proxy.dsn().replace("dbname=postgres", "dbname=other");
+    let stranger = tokio::spawn(async move { watched(&elsewhere).await });
+    eventually("the write waits", || proxy.metric("pgsluice_held_statements") >= 1.0);
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    ended("the write", write).await.expect("the write");
+    let (stranger, _ending) = ended("the login", stranger).await;
+    stranger.batch_execute("create table t (n int)").await.expect("a write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
