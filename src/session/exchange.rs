@@ -15,7 +15,7 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::expect::{Expectations, Fate};
+use super::expect::{Awaited, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
 use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
@@ -420,18 +420,25 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             b'E' => return self.error(body, fate),
             b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
-            b'G' => {
-                self.copy_in = true;
-                self.leave_unit();
-                if self.extended && self.owed > 0 {
-                    // Sync during COPY is passed over by the server; the one after CopyDone counts.
-                    self.owed = 0;
-                    self.open = true;
-                }
-            }
+            b'G' => self.copy_began(),
             _ => {}
         }
         fate
+    }
+
+    /// Sync during COPY is passed over by the server; the one after CopyDone counts.
+    fn copy_began(&mut self) {
+        self.leave_unit();
+        let followed = !self.expect.is_empty();
+        let (ended, voided) = self.expect.copy_began();
+        self.copy_in = !ended;
+        if followed {
+            self.owed = self.owed.saturating_sub(voided);
+            self.open |= voided > 0 && self.owed == 0;
+        } else if self.extended && self.owed > 0 {
+            self.owed = 0;
+            self.open = true;
+        }
     }
 
     fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
@@ -463,7 +470,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
             self.refused = Some(error.code);
         }
-        match (fate, self.parties.statements.in_clients_words(body)) {
+        let name = self.expect.refused_name();
+        match (fate, self.parties.statements.in_clients_words(body, name.as_deref())) {
             (Fate::Forward, Some(reworded)) => Fate::Replace(reworded),
             (fate, _) => fate,
         }
@@ -558,6 +566,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
                 b'c' | b'f' => {
                     self.out.extend_from_slice(&bytes[..here]);
+                    if !self.expect.is_empty() {
+                        self.expect.push(Awaited::CopyEnd);
+                    }
                     self.copy_in = false;
                 }
                 // During COPY the server passes these over, and so answers neither.
