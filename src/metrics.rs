@@ -128,8 +128,6 @@ table! {
         "Errors that pgsluice itself, not a server, reported to clients.";
     PINS = Gauge "pgsluice_pins" (Count) ["reason"]
         "Clients that are bound to one server connection by state that only it has.";
-    BYTES = Counter "pgsluice_bytes_total" (Bytes) ["direction"]
-        "Bytes relayed, to the nodes (to_node) and to the clients (to_client).";
 
     // Nodes.
     NODE_UP = Gauge "pgsluice_node_up" (Flag) ["node"]
@@ -144,10 +142,6 @@ table! {
         "Age of the newest state that the standby is known to hold; NaN while unknown.";
     REPLAY_LAG_BYTES = Gauge "pgsluice_replay_lag_bytes" (Bytes) ["node"]
         "WAL that the standby has yet to replay.";
-    PROBE_DURATION = Histogram "pgsluice_probe_duration_seconds" (Seconds) ["node"]
-        "Round trip of the monitor's reading.";
-    PROBE_FAILURES = Counter "pgsluice_probe_failures_total" (Count) ["node"]
-        "Readings that failed or timed out.";
 
     // The cluster.
     ROUTING_EPOCH = Gauge "pgsluice_routing_epoch" (Number) []
@@ -168,8 +162,6 @@ table! {
         "How long a statement waited for a server connection.";
     POOL_WAITING = Gauge "pgsluice_pool_waiting" (Count) ["node"]
         "Statements that wait for a server connection.";
-    POOL_OPENED = Counter "pgsluice_pool_connections_opened_total" (Count) ["node"]
-        "Server connections opened.";
     CLIENTS = Gauge "pgsluice_clients" (Count) ["state"]
         "Client connections that are logging_in, idle, active (a statement runs or a transaction is open) or waiting.";
     CLIENT_CONNECTIONS = Counter "pgsluice_client_connections_total" (Count) ["outcome"]

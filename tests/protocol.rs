@@ -582,6 +582,10 @@ fn told_alike(messages: &[Message]) -> Vec<(u8, Vec<u8>)> {
 /// Holds one random conversation with both. What went before, and how the answers differ.
 async fn converse(scene: &Scene, seed: u64, at_once: bool) -> Result<(), String> {
     let mut twins = Twins::again(scene).await;
+    // Another session's writes may not be on a standby yet; behind a write of its own, this one reads where they are.
+    twins
+        .same("the beginning", &query("delete from uniq where false"), 1)
+        .await;
     let mut dice = Dice::new(seed);
     let mut memory = Memory::default();
     let mut told = Vec::new();

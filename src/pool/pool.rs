@@ -302,6 +302,10 @@ impl Pool {
             inner.taken += 1;
             return Taken::Room;
         }
+        // Those who gave up are passed over when their turn comes; where it never comes, they are not to pile up.
+        if inner.waiters.len() % 64 == 63 {
+            inner.waiters.retain(|waiter| !waiter.hand_over.is_closed());
+        }
         let (hand_over, promise) = oneshot::channel();
         inner.waiters.push_back(Waiter {
             worker,
@@ -370,6 +374,7 @@ impl Pool {
 
     /// Clients that wait for a connection.
     pub fn waiting(&self) -> usize {
-        self.inner.lock().waiters.len()
+        let open = |waiter: &&Waiter| !waiter.hand_over.is_closed();
+        self.inner.lock().waiters.iter().filter(open).count()
     }
 }

@@ -5,39 +5,86 @@
 use std::sync::Arc;
 
 use crate::cluster::{NodeId, NodeRole, RoutingTable};
+use crate::metrics;
 use crate::session::worker::Shared;
 
 /// Follows the routing table for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut changes = shared.cluster.subscribe();
     let mut before = shared.cluster.table().clone();
+    let mut last_primary = before.primary;
     loop {
         if changes.changed().await.is_err() {
             return;
         }
         let now = shared.cluster.table().clone();
-        for node in fallen(&before, &now) {
+        for node in fallen(&before, last_primary, &now) {
             let cut = shared.pools.cut(node);
             let name = now.node(node).map(|row| row.name.to_string()).unwrap_or_default();
             tracing::info!(node = %name, epoch = now.epoch.0, connections = cut, "connections to the node were cut");
         }
+        if now.stats.failovers > before.stats.failovers
+            && let Some(took) = now.stats.last_failover
+        {
+            shared.metrics.histogram(metrics::FAILOVER_DURATION, &[]).record(took);
+        }
+        last_primary = now.primary.or(last_primary);
         before = now;
     }
 }
 
-/// The nodes whose connections must go, by what changed between two tables. Pure.
-fn fallen(before: &RoutingTable, now: &RoutingTable) -> Vec<NodeId> {
+/// The nodes whose connections must go, by what changed between two tables. `last_primary` is the newest that there was: before a promotion
+/// there is often none for a while, and the old one, hung or cut off, is merely unreachable. Pure.
+fn fallen(before: &RoutingTable, last_primary: Option<NodeId>, now: &RoutingTable) -> Vec<NodeId> {
     let outcast = |role: NodeRole| matches!(role, NodeRole::StalePrimary | NodeRole::Foreign);
     now.nodes
         .iter()
         .filter(|node| {
             let was = before.node(node.id).map_or(NodeRole::Unknown, |row| row.role);
             let newly_outcast = outcast(node.role) && !outcast(was);
-            // The primary of before, when another has taken its place, whatever it is now.
-            let dethroned =
-                now.epoch != before.epoch && before.primary == Some(node.id) && now.primary != before.primary;
+            let dethroned = last_primary == Some(node.id) && now.primary.is_some_and(|primary| primary != node.id);
             newly_outcast || dethroned
         })
         .map(|node| node.id)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Epoch;
+    use crate::config::{Config, Overrides};
+
+    fn table(primary: Option<u16>, epoch: u64, roles: [NodeRole; 2]) -> RoutingTable {
+        let text = "[cluster]\nnodes = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n";
+        let config = Config::parse(text, "test", &Overrides::default()).expect("a configuration");
+        let mut table = RoutingTable::at_start(&config.cluster, std::time::Instant::now());
+        table.primary = primary.map(NodeId);
+        table.epoch = Epoch(epoch);
+        for (node, role) in table.nodes.iter_mut().zip(roles) {
+            node.role = role;
+        }
+        table
+    }
+
+    #[test]
+    fn an_old_primary_that_was_unreachable_before_the_promotion_is_cut_when_another_takes_its_place() {
+        use NodeRole::{Primary, Standby, Unreachable};
+        let served = table(Some(0), 1, [Primary, Standby]);
+        let lost = table(None, 1, [Unreachable, Standby]);
+        let promoted = table(Some(1), 2, [Unreachable, Primary]);
+        assert_eq!(fallen(&served, Some(NodeId(0)), &lost), []);
+        assert_eq!(fallen(&lost, Some(NodeId(0)), &promoted), [NodeId(0)]);
+        assert_eq!(fallen(&served, Some(NodeId(0)), &promoted), [NodeId(0)]);
+    }
+
+    #[test]
+    fn a_primary_that_comes_back_keeps_its_connections_and_a_stale_one_loses_them() {
+        use NodeRole::{Primary, StalePrimary, Standby, Unreachable};
+        let lost = table(None, 1, [Unreachable, Standby]);
+        let back = table(Some(0), 1, [Primary, Standby]);
+        assert_eq!(fallen(&lost, Some(NodeId(0)), &back), []);
+        let fenced = table(None, 1, [StalePrimary, Standby]);
+        assert_eq!(fallen(&back, Some(NodeId(0)), &fenced), [NodeId(0)]);
+    }
 }

@@ -24,7 +24,7 @@ use super::outcome::Answer;
 use super::overhear::{Alive, overhear};
 use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
-use super::plan::{Plan, plan};
+use super::plan::{Ends, Plan, plan};
 use super::request::{Gathered, Tail, Unit};
 use super::settle;
 use super::statements::Statements;
@@ -350,7 +350,8 @@ impl ClientSession {
     async fn client_gone(&mut self, mut attached: Box<Attached>, plan: &Plan) {
         let worker = Rc::clone(&self.worker);
         let conn = attached.lease.conn();
-        if plan.danger == Danger::None || attached.block.is_some() {
+        let commits = plan.ends_block() == Some(Ends::Commit) || plan.danger == Danger::Several;
+        if plan.danger == Danger::None || (attached.block.is_some() && !commits) {
             let address = worker.shared.pools.link(conn.node).address.clone();
             let (pid, secret) = (conn.pid, Arc::clone(&conn.secret));
             let _ = crate::auth::server_login::cancel(&address, &worker.shared.node_tls, pid, &secret).await;

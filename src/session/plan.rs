@@ -388,7 +388,10 @@ fn judge(
                         portals.push((bind.portal, class));
                     }
                     // The server will say that there is no such statement, or knows it by SQL PREPARE.
-                    None => sum.opaque(),
+                    None => {
+                        sum.executes += 1;
+                        sum.opaque();
+                    }
                 }
                 sum.translate |= !bind.statement.is_empty() || !unnamed_here;
             }

@@ -56,6 +56,7 @@ impl ClientSession {
             };
             self.tell(reported).await?;
             worker.shared.counters.decided(route.target, route.reason);
+            worker.shared.counters.waited(arrived.elapsed());
             let mut attached = Box::new(self.attach(lease, route, None));
             if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
                 continue;
