@@ -571,9 +571,10 @@ impl Saying {
 
 /// What a client can tell of an answer. In a failed block, a Describe or Bind of a statement that the connection lacks is refused at the
 /// Parse that the proxy puts before it: the same error, from another line of the server's source.
+/// And of two statements that have one text, an error may name the other.
 fn told_alike(messages: &[Message]) -> Vec<(u8, Vec<u8>)> {
     let tell = |message: &Message| match message.tag {
-        b'E' if message.code() == "25P02" => (b'E', b"25P02".to_vec()),
+        b'E' if ["25P02", "08P01"].contains(&message.code().as_str()) => (b'E', message.code().into_bytes()),
         tag => (tag, message.body.clone()),
     };
     messages.iter().map(tell).collect()
