@@ -325,13 +325,6 @@ impl Wire {
         let _ = socket2::SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
     }
 
-    /// Lets the kernel take in little of what isn't read.
-    pub fn read_little(&self) {
-        socket2::SockRef::from(&self.tcp)
-            .set_recv_buffer_size(4096)
-            .expect("a socket option");
-    }
-
     /// Both directions apart, for a test that writes and reads at once. Nothing may have come that isn't taken.
     pub fn split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         assert_eq!(self.taken, self.received.len(), "something has come already");
