@@ -205,23 +205,38 @@ sql() { "$psql" -XAtq -h 127.0.0.1 -p "$base" -U postgres -d postgres -c "$1" </
 run() {
     local name=$1
     shift
-    local database=drivers_${name//-/_}
+    local database=drivers_${name//-/_} output=$dir/$name.out
     sql "create database ${database}_direct"
     sql "create database ${database}_proxy"
+    : >"$output"
     local began=$SECONDS status=0
-    DRIVERS_DATABASE=$database timeout --kill-after=5 "$limit" "$@" </dev/null >"$dir/$name.out" 2>"$dir/$name.err" &
+    DRIVERS_DATABASE=$database timeout --kill-after=5 "$limit" "$@" </dev/null >>"$output" 2>"$dir/$name.err" &
     driver=$!
-    tail -n +1 -f --pid="$driver" "$dir/$name.out" 2>/dev/null | grep --line-buffered -E '^(ok|FAIL) ' || true
+    tail -n +1 -f --pid="$driver" "$output" | grep --line-buffered -E '^(ok|FAIL) ' &
     wait "$driver" || status=$?
     driver=
-    grep -E '^(ok|FAIL) ' "$dir/$name.out" >>"$results" || true
+    # The one that prints sees the end of the driver within a second.
+    wait $! || true
+    grep -E '^(ok|FAIL) ' "$output" >>"$results" || true
     # A script that fails says which check did; one that ended otherwise is a failure of its own.
-    if ! grep -q '^done$' "$dir/$name.out"; then
+    if ! grep -q '^done$' "$output"; then
         printf 'FAIL  %-14s ended early, with status %s\n' "$name" "$status" | tee -a "$results"
         tail -n 30 "$dir/$name.err" >&2
     fi
     kill -0 "$proxy" 2>/dev/null || { tail -n 40 "$dir/proxy.log" >&2; fail "the proxy ended during $name"; }
     say "$name took $((SECONDS - began)) s"
+}
+
+# All of it would pass on a proxy that sends everything to the primary.
+standbys_took_reads() {
+    local reads
+    reads=$("$pgsluice" status --json --url "http://127.0.0.1:$((base + 4))" | python3 -c '
+import json, sys
+print(*(node["statements_read"] for node in json.load(sys.stdin)["nodes"] if node["role"] == "standby"))')
+    case " $reads " in
+        *" 0 "* | "  ") printf 'FAIL  %-14s proxy   each standby took reads: %s\n' all "$reads" ;;
+        *) printf 'ok    %-14s proxy   each standby took reads: %s\n' all "$reads" ;;
+    esac | tee -a "$results"
 }
 
 for name in "${drivers[@]}"; do
@@ -234,6 +249,7 @@ for name in "${drivers[@]}"; do
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
 done
+[ -n "$only" ] || standbys_took_reads
 
 grep -E '(panicked|ERROR)' "$dir/proxy.log" >&2 || true
 passed=$(grep -c '^ok ' "$results" || true)
