@@ -761,6 +761,26 @@ async fn a_flush_is_answered_without_its_sync() {
         assert_eq!(tags(&answer), "12TDC12TDCZ", "{sql}: {}", show(&answer));
     }
     assert_eq!(client.value("select count(*) from flushed").await, "3");
+    // An error too, wherever in the batch.
+    for sent in [
+        parse("", "select * from nowhere", &[]),
+        parse("", "selec", &[]),
+        extended("select * from nowhere", &[]),
+        extended("select 1 / $1::int", &[Some("0")]),
+        batch(&[
+            extended("select 1", &[]),
+            extended("insert into flushed values ('x')", &[]),
+        ]),
+        bind("", "unknown", &[]),
+        describe(b'S', "unknown"),
+    ] {
+        client.send(&batch(&[sent, flush()])).await;
+        let answer = client.until(b'E').await;
+        assert!(!codes(&answer).is_empty(), "{}", show(&answer));
+        client.send(&batch(&[extended("select 2", &[]), flush()])).await;
+        assert_eq!(tags(&client.ask(&sync()).await), "Z");
+    }
+    assert_eq!(client.value("select count(*) from flushed").await, "3");
     drop(client);
     scene.settled().await;
 }

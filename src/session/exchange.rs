@@ -15,7 +15,7 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::expect::{Expectations, Fate};
+use super::expect::{Awaited, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
 use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
@@ -75,6 +75,8 @@ pub struct Exchange<'a, C> {
     /// Answers up to ReadyForQuery still to come.
     owed: u32,
     tail: Tail,
+    /// The exchange began in a block that has failed.
+    failed_block: bool,
     /// The batch has no Sync yet.
     open: bool,
     /// The last request is of the extended protocol.
@@ -110,6 +112,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         attempt: Attempt,
         plan: &super::plan::Plan,
         frames: &[FrameAt],
+        failed_block: bool,
     ) -> Exchange<'a, C> {
         let closed = matches!(plan.tail, Tail::Closed | Tail::Prepared);
         let mut exchange = Exchange {
@@ -125,6 +128,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             unnamed_is_ours: false,
             owed: plan.ready,
             tail: plan.tail,
+            failed_block,
             open: !closed,
             extended: plan.extended,
             copy_in: false,
@@ -173,6 +177,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             expect: &mut self.expect,
             out: &mut self.out,
             unnamed_is_ours: &mut self.unnamed_is_ours,
+            failed_block: self.failed_block,
             flush_is_sync: self.tail == Tail::Prepared,
         }
         .message(frame, self.parties.inbox.bytes(), &mut self.classify);
@@ -420,18 +425,25 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             b'E' => return self.error(body, fate),
             b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
-            b'G' => {
-                self.copy_in = true;
-                self.leave_unit();
-                if self.extended && self.owed > 0 {
-                    // Sync during COPY is passed over by the server; the one after CopyDone counts.
-                    self.owed = 0;
-                    self.open = true;
-                }
-            }
+            b'G' => self.copy_began(),
             _ => {}
         }
         fate
+    }
+
+    /// Sync during COPY is passed over by the server; the one after CopyDone counts.
+    fn copy_began(&mut self) {
+        self.leave_unit();
+        let followed = !self.expect.is_empty();
+        let (ended, voided) = self.expect.copy_began();
+        self.copy_in = !ended;
+        if followed {
+            self.owed = self.owed.saturating_sub(voided);
+            self.open |= voided > 0 && self.owed == 0;
+        } else if self.extended && self.owed > 0 {
+            self.owed = 0;
+            self.open = true;
+        }
     }
 
     fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
@@ -463,7 +475,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
             self.refused = Some(error.code);
         }
-        match (fate, self.parties.statements.in_clients_words(body)) {
+        let name = self.expect.refused_name();
+        match (fate, self.parties.statements.in_clients_words(body, name.as_deref())) {
             (Fate::Forward, Some(reworded)) => Fate::Replace(reworded),
             (fate, _) => fate,
         }
@@ -558,6 +571,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
                 b'c' | b'f' => {
                     self.out.extend_from_slice(&bytes[..here]);
+                    if !self.expect.is_empty() {
+                        self.expect.push(Awaited::CopyEnd);
+                    }
                     self.copy_in = false;
                 }
                 // During COPY the server passes these over, and so answers neither.

@@ -22,6 +22,8 @@ pub enum Awaited {
         /// The proxy added it: the answer is swallowed.
         hidden: bool,
     },
+    /// A Parse of a name that is taken, which was sent by the taken statement's name: an error.
+    ParseTaken(Box<[u8]>),
     /// A Parse that was not sent, since the connection has the statement: the proxy answers.
     ParseKnown(Undo),
     /// A Close that was not sent: the proxy answers.
@@ -43,8 +45,8 @@ pub enum Awaited {
     Query,
     /// A Sync that the proxy put in a Flush's place: its ReadyForQuery is swallowed.
     HiddenReady,
-    /// An error of the proxy's takes the place of the server's.
-    Poisoned(Vec<u8>),
+    /// CopyDone or CopyFail was sent: nothing answers it by itself.
+    CopyEnd,
 }
 
 /// How to take back what a message has done to the client's statements, should the server never get to it.
@@ -71,6 +73,8 @@ pub enum Fate {
 #[derive(Debug, Default)]
 pub struct Expectations {
     queue: VecDeque<Awaited>,
+    /// The name that the client's last refused Parse would have taken.
+    refused_name: Option<Box<[u8]>>,
     /// Queries that the server passed over after an error in the batch before them.
     passed_over: u32,
     /// After an error the server waits for a Sync that it has not been sent.
@@ -118,6 +122,9 @@ impl Expectations {
 
     /// The server's next message has this tag.
     pub fn meet(&mut self, tag: u8, statements: &mut Statements, connection: &mut PreparedSet) -> Fate {
+        while matches!(self.queue.front(), Some(Awaited::CopyEnd)) {
+            self.queue.pop_front();
+        }
         match (tag, self.queue.front()) {
             (b'1', Some(Awaited::Parse { .. })) => {
                 let Some(Awaited::Parse {
@@ -150,15 +157,15 @@ impl Expectations {
                 self.queue.pop_front();
                 Fate::Swallow
             }
-            (b'E', front) => {
-                let replace = match front {
-                    Some(Awaited::Poisoned(error)) => Fate::Replace(error.clone()),
-                    // An error in a Query ends nothing: ReadyForQuery follows by itself.
-                    Some(Awaited::Ready | Awaited::Query | Awaited::HiddenReady) => return Fate::Forward,
-                    _ => Fate::Forward,
+            // An error in a Query ends nothing: ReadyForQuery follows by itself.
+            (b'E', Some(Awaited::Ready | Awaited::Query | Awaited::HiddenReady) | None) => Fate::Forward,
+            (b'E', Some(front)) => {
+                self.refused_name = match front {
+                    Awaited::ParseTaken(name) => Some(name.clone()),
+                    _ => None,
                 };
                 self.skip_to_ready(statements);
-                replace
+                Fate::Forward
             }
             _ => Fate::Forward,
         }
@@ -180,12 +187,36 @@ impl Expectations {
         take_back(skipped.into_iter().filter_map(Awaited::into_undo).collect(), statements);
     }
 
+    /// The name that the Parse which the server has just refused would have taken, if it was taken.
+    pub fn refused_name(&mut self) -> Option<Box<[u8]>> {
+        self.refused_name.take()
+    }
+
     /// Queries that will not be answered, since the last time this was asked; and whether the server waits for a Sync.
     pub fn passed_over(&mut self) -> (u32, bool) {
         (
             std::mem::take(&mut self.passed_over),
             std::mem::take(&mut self.lacks_sync),
         )
+    }
+
+    /// The server has begun to take copy data. Answers whether the end of the data is on its way already, and how many Syncs were sent before
+    /// that end: the server passes those over.
+    pub fn copy_began(&mut self) -> (bool, u32) {
+        let end = self
+            .queue
+            .iter()
+            .position(|awaited| matches!(awaited, Awaited::CopyEnd));
+        let mut voided = 0;
+        let mut at = 0;
+        let limit = end.unwrap_or(self.queue.len());
+        self.queue.retain(|awaited| {
+            let void = at < limit && matches!(awaited, Awaited::Ready);
+            voided += u32::from(void);
+            at += 1;
+            !void
+        });
+        (end.is_some(), voided)
     }
 
     /// Nothing of what is still owed will come. If the client has `seen` nothing of the answer, the unit has not happened at all.
@@ -212,7 +243,8 @@ impl Awaited {
             | Awaited::Ready
             | Awaited::Query
             | Awaited::HiddenReady
-            | Awaited::Poisoned(_) => None,
+            | Awaited::CopyEnd
+            | Awaited::ParseTaken(_) => None,
         }
     }
 }

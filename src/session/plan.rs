@@ -335,6 +335,8 @@ fn judge(
     let mut sum = Sum::nothing();
     // Statements parsed in this very batch, so that a Bind finds its class before the server has confirmed them.
     let mut parsed = SmallVec::<[(&[u8], Arc<StatementClass>); 4]>::new();
+    // Portals bound in this very batch: what they are of runs when they are executed.
+    let mut portals = SmallVec::<[(&[u8], Arc<StatementClass>); 4]>::new();
     let mut unnamed_here = false;
     let malformed = |what: &str| Violation(format!("invalid {what} message"));
     let whole = if cut { &request[..request.len() - 1] } else { request };
@@ -380,7 +382,8 @@ fn judge(
                 match here.or_else(|| statements.class(bind.statement)) {
                     Some(class) => {
                         let class = Arc::clone(class);
-                        sum.runs(&class);
+                        sum.names(&class);
+                        portals.push((bind.portal, class));
                     }
                     // The server will say that there is no such statement, or knows it by SQL PREPARE.
                     None => sum.opaque(),
@@ -412,7 +415,13 @@ fn judge(
                     Named::Portal(_) => sum.needs_server = true,
                 }
             }
-            b'E' => sum.needs_server = true,
+            b'E' => {
+                sum.needs_server = true;
+                let portal = frontend::c_string(body).ok_or_else(|| malformed("Execute"))?.0;
+                if let Some((_, class)) = portals.iter().rev().find(|(name, _)| *name == portal) {
+                    sum.runs(class);
+                }
+            }
             b'F' => {
                 sum.opaque();
                 sum.translate |= request.len() > 1;

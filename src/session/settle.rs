@@ -45,6 +45,7 @@ pub(super) fn settle(
 /// Transaction control and settings write nothing by themselves.
 fn only_control(plan: &Plan) -> bool {
     !plan.effects.is_empty()
+        && plan.executes as usize == plan.effects.len()
         && plan.effects.iter().all(|class| {
             matches!(
                 class.reason,

@@ -92,8 +92,8 @@ impl Statements {
     }
 
     /// A server's error that speaks of a statement by its name there, as a whole message with the client's own name in it. `None` if it
-    /// speaks of none, which is what most do.
-    pub fn in_clients_words(&self, error: &[u8]) -> Option<Vec<u8>> {
+    /// speaks of none, which is what most do. `name` is the one meant, where that is known: several may have one text.
+    pub fn in_clients_words(&self, error: &[u8], name: Option<&[u8]>) -> Option<Vec<u8>> {
         if !error.ends_with(b"\0\0") {
             return None; // Too long to be here whole.
         }
@@ -103,10 +103,14 @@ impl Statements {
             .position(|window| window == quoted.as_bytes())?
             + 1;
         let end = start + error[start..].iter().position(|&byte| byte == b'"')?;
-        let (name, _) = self
-            .named
-            .iter()
-            .find(|(_, named)| named.prepared.server_name() == error[start..end])?;
+        let known = || {
+            let of_that_name = |named: &Named| named.prepared.server_name() == error[start..end];
+            self.named
+                .iter()
+                .find(|(_, named)| of_that_name(named))
+                .map(|(name, _)| &**name)
+        };
+        let name = name.or_else(known)?;
         let body = [&error[..start], name, &error[end..]].concat();
         let length = u32::try_from(body.len() + 4).ok()?;
         Some([&[b'E'][..], &length.to_be_bytes(), &body].concat())

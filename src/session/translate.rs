@@ -8,10 +8,8 @@ use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements};
 use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 use crate::sql::{Effect, StatementClass};
-use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
-use crate::wire::sqlstate::SqlState;
 
 /// What a translation reads and changes.
 pub struct Translator<'a> {
@@ -27,12 +25,11 @@ pub struct Translator<'a> {
     pub out: &'a mut Vec<u8>,
     /// The connection's unnamed statement is the client's: it was parsed, for this client, since the exchange began.
     pub unnamed_is_ours: &'a mut bool,
+    /// The block has failed: the server refuses every Parse but that of a block's end, also of what it has.
+    pub failed_block: bool,
     /// The batch only prepares: a Sync takes the place of its Flush.
     pub flush_is_sync: bool,
 }
-
-/// A text that no server accepts; what it answers is replaced by the proxy's own error, in its place in the pipeline.
-const POISON: &[u8] = b"pgsluice: refused";
 
 impl Translator<'_> {
     /// Translates one message, of which all or only the front is in `bytes`.
@@ -133,27 +130,30 @@ impl Translator<'_> {
             }
             return;
         }
-        if self.statements.named(parse.name).is_some() {
-            self.poison(ErrorFields::error(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!(
-                    "prepared statement \"{}\" already exists",
-                    String::from_utf8_lossy(parse.name)
-                ),
-            ));
+        if let Some(taken) = self.statements.named(parse.name) {
+            // The server finds what it would find, the text's own faults first, and then that the name is taken.
+            let taken = Arc::clone(&taken.prepared);
+            self.ensure(&taken);
+            frontend::put_parse(self.out, &taken.server_name(), parse.sql, parse.types);
+            self.expect.push(Awaited::ParseTaken(parse.name.into()));
             return;
         }
         let prepared = self.registry.intern(parse.sql, parse.types);
+        let class = classify(parse.sql);
         let named = NamedStatement {
             prepared: Arc::clone(&prepared),
-            class: classify(parse.sql),
+            class: Arc::clone(&class),
         };
         let before = self.statements.insert(parse.name.into(), named);
         let undo = Undo {
             name: parse.name.into(),
             before,
         };
-        if self.has(&prepared) {
+        let ends_block = matches!(
+            &class.effects[..],
+            [Effect::Commit { .. } | Effect::Rollback { .. } | Effect::RollbackTo { .. }]
+        );
+        if self.has(&prepared) && (!self.failed_block || ends_block) {
             self.expect.push(Awaited::ParseKnown(undo));
             return;
         }
@@ -274,14 +274,6 @@ impl Translator<'_> {
             frontend::put_statement(self.out, b'C', format!("{SERVER_NAME}{oldest}").as_bytes());
             self.expect.push(Awaited::Close { hidden: true });
         }
-    }
-
-    fn poison(&mut self, error: ErrorFields) {
-        let mut encoded = Vec::new();
-        error.encode_error(&mut encoded);
-        frontend::put_parse(self.out, b"", POISON, &[0, 0]);
-        self.expect.push(Awaited::Poisoned(encoded));
-        *self.unnamed_is_ours = false;
     }
 }
 

@@ -165,6 +165,7 @@ impl ClientSession {
         let worker = Rc::clone(&self.worker);
         let context = self.sql_context();
         let link = Arc::clone(attached.lease.link());
+        let failed_block = attached.block.as_ref().is_some_and(|block| block.failed);
         let conn = attached.lease.conn();
         self.registered.slot.arm(ServerProcess {
             node: conn.node,
@@ -189,7 +190,7 @@ impl ClientSession {
             cluster: &worker.shared.cluster,
         };
         let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames])
+        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block)
             .run()
             .await;
         link.finished();
