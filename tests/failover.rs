@@ -10,7 +10,8 @@ use pgsluice::admin::status::Role;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
 use support::journal::{Journals, audit};
 use support::simple::{Said, Simple};
-use support::{PATIENCE, Proxy, direct, eventually, last_words, sqlstate, watched};
+use support::wire::{Message, Wire, codes, message, query, show, tags};
+use support::{PATIENCE, Proxy, direct, ended, eventually, last_words, sqlstate, watched};
 use tokio_postgres::Client;
 
 const CLIENTS: i64 = 8;
@@ -245,8 +246,10 @@ async fn without_a_primary_writes_wait_for_hold_timeout_and_no_longer() {
     assert!(took < Duration::from_secs(15), "{took:?} for three");
 
     lab.promote("node2", &mut Quiet).expect("a promotion");
-    write.await.expect("no panic").expect("the held statement ran");
-    begin.await.expect("no panic").expect("the held block ran");
+    ended("the held statement", write)
+        .await
+        .expect("the held statement ran");
+    ended("the held block", begin).await.expect("the held block ran");
     assert_eq!(patient.metric("pgsluice_held_statements"), 0.0);
     eventually("the other proxy has found it too", || hasty.status().primary.is_some());
     for (client, n) in [(&soon_told, 5), (&in_a_block, 6), (&one_too_many, 7)] {
@@ -267,17 +270,20 @@ fn said(commands: &[&str], codes: &[&str], status: char) -> Said {
 }
 
 /// A client in a block that has written a row.
-fn in_block(proxy: &Proxy, row: &str) -> Simple {
-    let mut client = Simple::login(proxy.port);
-    assert_eq!(client.say("begin"), said(&["BEGIN"], &[], 'T'));
+async fn in_block(proxy: &Proxy, row: &str) -> Simple {
+    let mut client = Simple::login(proxy.port).await;
+    assert_eq!(client.say("begin").await, said(&["BEGIN"], &[], 'T'));
     let insert = format!("insert into t values ('{row}')");
-    assert_eq!(client.say(&insert), said(&["INSERT 0 1"], &[], 'T'));
+    assert_eq!(client.say(&insert).await, said(&["INSERT 0 1"], &[], 'T'));
     client
 }
 
-fn works_on_the_new_primary(client: &mut Simple, row: &str) {
+async fn works_on_the_new_primary(client: &mut Simple, row: &str) {
     let insert = format!("begin; insert into t values ('{row}'); commit");
-    assert_eq!(client.say(&insert), said(&["BEGIN", "INSERT 0 1", "COMMIT"], &[], 'I'));
+    assert_eq!(
+        client.say(&insert).await,
+        said(&["BEGIN", "INSERT 0 1", "COMMIT"], &[], 'I')
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,13 +297,13 @@ async fn a_block_that_is_lost_while_idle_says_so_once_and_never_commits() {
             .batch_execute("create table t (row text)")
             .await
             .expect("a table");
-        let mut asks = in_block(&proxy, "asks");
-        let mut commits = in_block(&proxy, "commits");
-        let mut commits_late = in_block(&proxy, "commits late");
-        let mut rolls_back = in_block(&proxy, "rolls back");
-        let mut has_savepoint = in_block(&proxy, "has savepoint");
-        assert_eq!(has_savepoint.say("savepoint s"), said(&["SAVEPOINT"], &[], 'T'));
-        let mut commits_by_several = in_block(&proxy, "commits by several");
+        let mut asks = in_block(&proxy, "asks").await;
+        let mut commits = in_block(&proxy, "commits").await;
+        let mut commits_late = in_block(&proxy, "commits late").await;
+        let mut rolls_back = in_block(&proxy, "rolls back").await;
+        let mut has_savepoint = in_block(&proxy, "has savepoint").await;
+        assert_eq!(has_savepoint.say("savepoint s").await, said(&["SAVEPOINT"], &[], 'T'));
+        let mut commits_by_several = in_block(&proxy, "commits by several").await;
         let mut driver = proxy.client().await;
         let transaction = driver.transaction().await.expect("a block");
         let insert = transaction.prepare("insert into t values ('driver')").await;
@@ -307,34 +313,34 @@ async fn a_block_that_is_lost_while_idle_says_so_once_and_never_commits() {
         lab.stop("node1", mode, &mut Quiet).expect("stopped");
         lab.promote("node2", &mut Quiet).expect("a promotion");
 
-        assert_eq!(asks.say("select 1"), said(&[], &["40001"], 'E'), "{mode:?}");
+        assert_eq!(asks.say("select 1").await, said(&[], &["40001"], 'E'), "{mode:?}");
         for _ in 0..2 {
-            assert_eq!(asks.say("insert into t values ('x')"), said(&[], &["25P02"], 'E'));
+            assert_eq!(asks.say("insert into t values ('x')").await, said(&[], &["25P02"], 'E'));
         }
-        assert_eq!(asks.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
-        works_on_the_new_primary(&mut asks, "asks again");
+        assert_eq!(asks.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut asks, "asks again").await;
 
-        assert_eq!(commits.say("commit"), said(&[], &["40001"], 'I'), "{mode:?}");
-        works_on_the_new_primary(&mut commits, "commits again");
+        assert_eq!(commits.say("commit").await, said(&[], &["40001"], 'I'), "{mode:?}");
+        works_on_the_new_primary(&mut commits, "commits again").await;
 
-        assert_eq!(commits_late.say("select 1"), said(&[], &["40001"], 'E'));
-        assert_eq!(commits_late.say("commit"), said(&["ROLLBACK"], &[], 'I'));
-        works_on_the_new_primary(&mut commits_late, "commits late again");
+        assert_eq!(commits_late.say("select 1").await, said(&[], &["40001"], 'E'));
+        assert_eq!(commits_late.say("commit").await, said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut commits_late, "commits late again").await;
 
-        assert_eq!(rolls_back.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
-        works_on_the_new_primary(&mut rolls_back, "rolls back again");
+        assert_eq!(rolls_back.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
+        works_on_the_new_primary(&mut rolls_back, "rolls back again").await;
 
         // The savepoint is gone with the rest.
-        assert_eq!(has_savepoint.say("rollback to s"), said(&[], &["40001"], 'E'));
-        assert_eq!(has_savepoint.say("rollback to s"), said(&[], &["25P02"], 'E'));
-        assert_eq!(has_savepoint.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+        assert_eq!(has_savepoint.say("rollback to s").await, said(&[], &["40001"], 'E'));
+        assert_eq!(has_savepoint.say("rollback to s").await, said(&[], &["25P02"], 'E'));
+        assert_eq!(has_savepoint.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
 
-        let told = commits_by_several.say("insert into t values ('y'); commit");
+        let told = commits_by_several.say("insert into t values ('y'); commit").await;
         assert!(told.commands.is_empty() && told.codes == ["40001"], "{told:?}");
         if told.status == Some('E') {
-            assert_eq!(commits_by_several.say("rollback"), said(&["ROLLBACK"], &[], 'I'));
+            assert_eq!(commits_by_several.say("rollback").await, said(&["ROLLBACK"], &[], 'I'));
         }
-        works_on_the_new_primary(&mut commits_by_several, "several again");
+        works_on_the_new_primary(&mut commits_by_several, "several again").await;
 
         // The driver closes the statement, and has no ear for an error of that.
         drop(insert);
@@ -384,7 +390,7 @@ async fn what_is_cut_while_it_runs_is_reported_for_what_it_may_have_done() {
         let write = "insert into t select 'lost' from pg_sleep(1000)";
         let in_block = proxy.client().await;
         in_block.batch_execute("begin").await.expect("a block");
-        let ended = [
+        let tasks = [
             (alone, under_way(&lab, proxy.client().await, write).await),
             (block, under_way(&lab, in_block, write).await),
             (
@@ -394,8 +400,8 @@ async fn what_is_cut_while_it_runs_is_reported_for_what_it_may_have_done() {
         ];
         lab.stop("node1", mode, &mut Quiet).expect("stopped");
         lab.promote("node2", &mut Quiet).expect("a promotion");
-        for (number, (wanted, task)) in ended.into_iter().enumerate() {
-            let (client, told) = task.await.expect("no panic");
+        for (number, (wanted, task)) in tasks.into_iter().enumerate() {
+            let (client, told) = ended("an answer", task).await;
             assert_eq!(told, wanted, "{mode:?} {number}");
             client.batch_execute("rollback").await.expect("an answer");
             let insert = format!("insert into t values ('kept {number}')");
@@ -448,7 +454,7 @@ async fn a_read_that_runs_on_a_lost_standby_runs_again_elsewhere() {
     lab.stop("node2", StopMode::Kill, &mut Quiet).expect("stopped");
     locker.batch_execute("rollback").await.expect("the lock is given back");
     for read in reads {
-        let messages = read.await.expect("no panic").expect("an answer all the same");
+        let messages = ended("the read", read).await.expect("an answer all the same");
         assert_eq!(messages, 5, "a description, three rows and a tag");
     }
     assert!(proxy.metric("pgsluice_retries_total{reason=\"node_lost\"}") >= 1.0);
@@ -482,10 +488,198 @@ async fn a_read_on_a_lost_primary_runs_again_on_the_next() {
         lab.stop("node1", mode, &mut Quiet).expect("stopped");
         lab.promote("node2", &mut Quiet).expect("a promotion");
         for read in reads {
-            let rows = read.await.expect("no panic");
+            let rows = ended("the read", read).await;
             assert_eq!(rows.unwrap_or_else(|error| panic!("{mode:?}: {error}")), 3);
         }
     }
+}
+
+/// The one error of an answer that ends with ReadyForQuery outside of a block.
+fn only_error(answer: &[Message]) -> String {
+    let codes = codes(answer);
+    let ready = answer.last().map(Message::encode);
+    assert_eq!(ready.as_deref(), Some(&b"Z\0\0\0\x05I"[..]), "{}", show(answer));
+    assert_eq!(codes.len(), 1, "{}", show(answer));
+    codes.into_iter().next().expect("one")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_cut_half_way_leave_the_connection_in_step() {
+    for mode in [StopMode::Fast, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+        let mut copies = Wire::login(proxy.port, "postgres").await;
+        let mut queues = Wire::login(proxy.port, "postgres").await;
+        copies.run("create table t (row text)").await;
+        copies.send(&query("copy t from stdin")).await;
+        copies.until(b'G').await;
+        copies.send(&message(b'd', b"copied\n")).await;
+        // Several requests sent at once, of which the first takes for ever.
+        let rows = ["'first' from pg_sleep(1000)", "'second'", "'third'"];
+        let inserts = rows.map(|row| query(&format!("insert into t select {row}")));
+        queues.send(&inserts.concat()).await;
+        until_waiting(&lab, "node1", &["ClientRead", "PgSleep"]);
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+
+        // The client may notice late, and go on for a while: a server passes over what belongs to a copy that has failed.
+        let rest = [message(b'd', b"copied too\n"), message(b'c', b"")].concat();
+        let told = only_error(&copies.ask(&rest).await);
+        assert!(told == "40001" || told == "08007", "{mode:?}: {told}");
+        let mut there = vec!["a", "b"];
+        for (row, answer) in ["first", "second", "third"].iter().zip(queues.answers(3).await) {
+            match codes(&answer).first().map(String::as_str) {
+                None => there.push(*row),
+                Some("40001" | "08007") => {}
+                Some(code) => panic!("{mode:?}: {row} was told {code}"),
+            }
+        }
+        for (client, row) in [(&mut copies, "a"), (&mut queues, "b")] {
+            client.run(&format!("insert into t values ('{row}')")).await;
+            assert_eq!(client.value("select 6 * 7").await, "42", "{mode:?}: {row}");
+        }
+        let rows = lab.sql("node2", "select string_agg(row, ',' order by row) from t");
+        assert_eq!(rows.expect("rows"), there.join(","), "{mode:?}");
+    }
+}
+
+/// Waits until a server's statements wait for these events, one for each.
+#[track_caller]
+fn until_waiting(lab: &LabGuard, node: &str, events: &[&str]) {
+    let sql = "select string_agg(wait_event, ',' order by wait_event) from pg_stat_activity \
+               where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()";
+    eventually(&format!("statements wait for {events:?}"), || {
+        lab.sql(node, sql).expect("an answer") == events.join(",")
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_is_cut_half_way_is_not_made_up_with_anything_else() {
+    for mode in [StopMode::Fast, StopMode::Kill] {
+        let lab = LabGuard::fresh(1).expect("a lab");
+        let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+        let (mut many, mut one) = (
+            Wire::login(proxy.port, "postgres").await,
+            Wire::login(proxy.port, "postgres").await,
+        );
+        // Neither client takes its result, so that the server waits half-way.
+        many.send(&query("/* pgsluice: primary */ select generate_series(1, 50000000)"))
+            .await;
+        one.send(&query("/* pgsluice: primary */ select repeat('x', 50000000)"))
+            .await;
+        until_waiting(&lab, "node1", &["ClientWrite", "ClientWrite"]);
+        lab.stop("node1", mode, &mut Quiet).expect("stopped");
+        lab.promote("node2", &mut Quiet).expect("a promotion");
+
+        let mut rows = 0;
+        let end = loop {
+            let next = many.expect().await;
+            match next.tag {
+                b'T' => {}
+                b'D' => {
+                    rows += 1;
+                    assert_eq!(
+                        next.cells(),
+                        [Some(rows.to_string())],
+                        "{mode:?}: after {} rows",
+                        rows - 1
+                    );
+                }
+                _ => break next,
+            }
+        };
+        let ready = many.expect().await;
+        assert_eq!(only_error(&[end, ready]), "40001", "{mode:?}");
+        assert!(rows > 1000, "{rows}");
+        assert_eq!(many.value("select 6 * 7").await, "42", "{mode:?}");
+
+        // Where a part of a row has been passed on, nothing but the connection's end can follow it.
+        let answer = one.answer().await;
+        let tags = tags(&answer);
+        assert!(
+            tags == "T" || tags == "TEZ" || tags == "EZ",
+            "{mode:?}: {}",
+            show(&answer)
+        );
+        if tags.ends_with('Z') {
+            assert_eq!(only_error(&answer), "40001", "{mode:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_takes_its_settings_and_statements_to_the_next_primary() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let dsn = format!("{} options='-c lock_timeout=1234'", proxy.dsn());
+    let (client, _ending) = watched(&dsn).await;
+    client
+        .batch_execute(
+            "create schema own; create table own.t (n int); set search_path = own; set statement_timeout = '5678ms'",
+        )
+        .await
+        .expect("a schema");
+    let insert = client
+        .prepare("insert into t values ($1) returning n")
+        .await
+        .expect("a statement");
+    let row = client.query_one(&insert, &[&1]).await.expect("a row");
+    assert_eq!(row.get::<_, i32>(0), 1);
+    client.batch_execute("begin").await.expect("a block");
+    client
+        .batch_execute("set statement_timeout = 1")
+        .await
+        .expect("a setting");
+    lab.stop("node1", StopMode::Kill, &mut Quiet).expect("stopped");
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    let told = client.batch_execute("select 1").await.expect_err("the block is lost");
+    assert_eq!(sqlstate(&told), "40001");
+    client.batch_execute("rollback").await.expect("its end");
+
+    let row = client
+        .query_one(&insert, &[&2])
+        .await
+        .expect("the statement is known there");
+    assert_eq!(row.get::<_, i32>(0), 2);
+    for (name, value) in [
+        ("lock_timeout", "1234ms"),
+        ("statement_timeout", "5678ms"),
+        ("search_path", "own"),
+    ] {
+        let row = client.query_one(&format!("show {name}"), &[]).await.expect("a setting");
+        assert_eq!(row.get::<_, String>(0), value, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_comes_without_a_primary_reads_and_waits_to_write() {
+    let lab = LabGuard::fresh(2).expect("a lab");
+    let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+    let first = proxy.client().await;
+    first
+        .batch_execute("create table t as select 1 as n")
+        .await
+        .expect("a table");
+    first.batch_execute("create database other").await.expect("a database");
+    // So that standbys are known to have it.
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.statements("node2").0 + proxy.statements("node3").0 == 0 {
+        assert!(Instant::now() < deadline, "no read on a standby");
+        first.query("select n from t", &[]).await.expect("a read");
+    }
+    lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
+    eventually("the loss is noticed", || proxy.status().primary.is_none());
+    let late = proxy.client().await;
+    let row = late.query_one("select n from t", &[]).await.expect("a read");
+    assert_eq!(row.get::<_, i32>(0), 1);
+    let write = tokio::spawn(async move { late.execute("insert into t values (2)", &[]).await });
+    let elsewhere = proxy.dsn().replace("dbname=postgres", "dbname=other");
+    let stranger = tokio::spawn(async move { watched(&elsewhere).await });
+    eventually("the write waits", || proxy.metric("pgsluice_held_statements") >= 1.0);
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    ended("the write", write).await.expect("the write");
+    let (stranger, _ending) = ended("the login", stranger).await;
+    stranger.batch_execute("create table t (n int)").await.expect("a write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -592,14 +786,20 @@ async fn a_read_only_block_on_a_standby_outlives_the_primary() {
         .batch_execute("create table t as select 1 as n")
         .await
         .expect("a table");
-    let mut reader = Simple::login(proxy.port);
-    assert_eq!(reader.say("begin read only"), said(&["BEGIN"], &[], 'T'));
-    assert_eq!(reader.say("select count(*) from t"), said(&["SELECT 1"], &[], 'T'));
+    let mut reader = Simple::login(proxy.port).await;
+    assert_eq!(reader.say("begin read only").await, said(&["BEGIN"], &[], 'T'));
+    assert_eq!(
+        reader.say("select count(*) from t").await,
+        said(&["SELECT 1"], &[], 'T')
+    );
     assert!(proxy.statements("node2").0 > 0, "the block is not on the standby");
     lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
     eventually("the loss is noticed", || proxy.status().primary.is_none());
-    assert_eq!(reader.say("select count(*) from t"), said(&["SELECT 1"], &[], 'T'));
-    assert_eq!(reader.say("commit"), said(&["COMMIT"], &[], 'I'));
+    assert_eq!(
+        reader.say("select count(*) from t").await,
+        said(&["SELECT 1"], &[], 'T')
+    );
+    assert_eq!(reader.say("commit").await, said(&["COMMIT"], &[], 'I'));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pgsluice::lab::LabGuard;
-use support::{PATIENCE, Proxy, direct};
+use support::{PATIENCE, Proxy, direct, ended};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -69,7 +69,7 @@ impl Beat {
 
     async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.expect("every write succeeds");
+        ended("every write", self.task).await;
     }
 }
 

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
 use serde_json::Value;
 use support::simple::Simple;
-use support::{Ending, Proxy, eventually, last_words, sqlstate, watched};
+use support::{Ending, Proxy, ended, eventually, last_words, sqlstate, watched};
 use tokio_postgres::{Client, Error};
 
 /// `pgsluice` with these arguments and this standard input.
@@ -62,9 +62,9 @@ async fn a_terminated_proxy_lets_transactions_end_and_takes_no_more() {
     let (idle, idle_ending) = watched(&proxy.dsn()).await;
     idle.batch_execute("create table t (row text)").await.expect("a table");
     let (runs, runs_ending) = watched(&proxy.dsn()).await;
-    let mut busy = Simple::login(proxy.port);
-    busy.say("begin; insert into t values ('one')");
-    busy.send("insert into t select 'two' from pg_sleep(0.5)");
+    let mut busy = Simple::login(proxy.port).await;
+    busy.say("begin; insert into t values ('one')").await;
+    busy.send("insert into t select 'two' from pg_sleep(0.5)").await;
     let running = tokio::spawn(async move {
         let sql = "insert into t select 'alone' from pg_sleep(1)";
         (runs.batch_execute(sql).await, runs)
@@ -89,19 +89,18 @@ async fn a_terminated_proxy_lets_transactions_end_and_takes_no_more() {
         "a new client was taken"
     );
 
-    let (ended, _runs) = running.await.expect("no panic");
-    ended.expect("it ends in peace");
+    let (answer, _runs) = ended("the statement", running).await;
+    answer.expect("it ends in peace");
     assert_eq!(last_words(runs_ending).await, "57P01");
-    let said = busy.hear();
+    let said = busy.hear().await;
     assert_eq!((said.commands, said.status), (vec!["INSERT 0 1".to_owned()], Some('T')));
-    let said = busy.say("insert into t values ('three')");
+    let said = busy.say("insert into t values ('three')").await;
     assert_eq!((said.codes, said.status), (vec![], Some('T')));
-    let said = busy.say("commit");
+    let said = busy.say("commit").await;
     assert_eq!((said.commands, said.status), (vec!["COMMIT".to_owned()], Some('I')));
-    let said = busy.hear();
+    let said = busy.hear().await;
     assert_eq!((said.codes, said.status), (vec!["57P01".to_owned()], None));
-    let ended = proxy.wait();
-    assert_eq!(ended.code(), Some(0), "{}", proxy.log());
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
     assert_eq!(rows_of(&lab, "t").await, "alone,one,three,two");
 }
 
@@ -112,14 +111,14 @@ async fn a_transaction_that_outlasts_drain_timeout_or_a_second_signal_is_cut() {
     setup.batch_execute("create table t (row text)").await.expect("a table");
     for (drain_timeout, signals) in [("1s", 1), ("1h", 2)] {
         let mut proxy = Proxy::with(&lab, &format!("[listen]\ndrain_timeout = \"{drain_timeout}\"\n"));
-        let mut busy = Simple::login(proxy.port);
-        busy.say("begin; insert into t values ('lost')");
+        let mut busy = Simple::login(proxy.port).await;
+        busy.say("begin; insert into t values ('lost')").await;
         let began = Instant::now();
         for _ in 0..signals {
             proxy.signal(Signal::SIGTERM);
             eventually("it drains", || proxy.try_status().is_none_or(|status| status.draining));
         }
-        let said = busy.hear();
+        let said = busy.hear().await;
         assert_eq!((said.codes, said.status), (vec!["57P01".to_owned()], None));
         assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
         let took = began.elapsed();

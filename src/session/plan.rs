@@ -313,7 +313,8 @@ fn must_stand_alone(
             b'Q' => request.len() > 1 || frontend::query(body).is_none_or(&mut changes),
             b'P' => {
                 unnamed_here = true;
-                frontend::parse(body).is_none_or(|parse| !parse.name.is_empty() || changes(parse.sql))
+                frame.start != request[0].start
+                    || frontend::parse(body).is_none_or(|parse| !parse.name.is_empty() || changes(parse.sql))
             }
             b'B' => frontend::bind(body).is_none_or(|bind| !bind.statement.is_empty() || !unnamed_here),
             b'D' | b'C' => {
@@ -360,8 +361,9 @@ fn judge(
                 let class = classify(parse.sql);
                 sum.names(&class);
                 if parse.name.is_empty() {
-                    statements.set_unnamed(parse.sql, parse.types, Arc::clone(&class));
                     unnamed_here = true;
+                    // Behind something that may fail, it may never come to be: that must be followed.
+                    sum.translate |= frame.start != request[0].start;
                 } else {
                     sum.translate = true;
                 }

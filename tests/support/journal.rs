@@ -14,7 +14,7 @@ use pgsluice::lab::Node;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::{Proxy, direct, eventually, sqlstate};
+use super::{Proxy, direct, ended, eventually, sqlstate};
 
 /// What a client does between two entries, so that a few clients don't take all of a machine.
 const PACE: Duration = Duration::from_millis(5);
@@ -104,7 +104,7 @@ impl Journals {
         self.stop.store(true, Ordering::Relaxed);
         let mut journals = Vec::new();
         for (_, task) in self.clients {
-            journals.push(task.await.expect("a client does not panic"));
+            journals.push(ended("the last entry", task).await);
         }
         journals
     }

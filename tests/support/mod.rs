@@ -14,18 +14,25 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgsluice::admin::status::{NodeStatus, Status};
 use pgsluice::lab::{LabGuard, Node};
 use tokio_postgres::NoTls;
 
 /// How long anything that must happen may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A proxy that is older is killed, so that a test that waits for its answer fails and doesn't hang.
+const LONGEST_LIFE: Duration = Duration::from_secs(240);
 
 /// A proxy in front of a lab; ends with the test, also by a panic.
 pub struct Proxy {
     child: Child,
+    /// Dropped with the proxy, which ends the thread that would kill it.
+    _lives: mpsc::Sender<()>,
     dir: PathBuf,
     /// Where clients connect.
     pub port: u16,
@@ -78,6 +85,7 @@ impl Proxy {
             .spawn()
             .expect("pgsluice serve");
         let mut proxy = Proxy {
+            _lives: watch_over(&child),
             child,
             dir,
             port: 0,
@@ -185,8 +193,8 @@ impl Proxy {
     }
 
     /// Sends a signal to the proxy's process.
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("the proxy's process");
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("the proxy's process");
     }
 
     /// Waits until the process has ended.
@@ -217,6 +225,18 @@ impl Drop for Proxy {
     }
 }
 
+/// Kills a process that outlives [`LONGEST_LIFE`] while somebody holds what is returned.
+fn watch_over(child: &Child) -> mpsc::Sender<()> {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("process ids are small"));
+    let (lives, life) = mpsc::channel();
+    std::thread::spawn(move || {
+        if life.recv_timeout(LONGEST_LIFE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    });
+    lives
+}
+
 /// A logged-in client of whatever listens there.
 pub async fn client(dsn: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(dsn, NoTls)
@@ -241,9 +261,9 @@ pub type Ending = tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>;
 
 /// The SQLSTATE of the server's last words on a connection.
 pub async fn last_words(ending: Ending) -> String {
-    let ended = tokio::time::timeout(PATIENCE, ending).await;
-    let ended = ended.expect("the connection ends").expect("no panic");
-    ended.map_or_else(|error| sqlstate(&error), |()| "none".to_owned())
+    ended("the connection ends", ending)
+        .await
+        .map_or_else(|error| sqlstate(&error), |()| "none".to_owned())
 }
 
 /// The SQLSTATE of an error; its text if it isn't the server's.
@@ -266,6 +286,11 @@ pub async fn direct(node: &Node) -> tokio_postgres::Client {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
+}
+
+/// What a task comes to, within [`PATIENCE`].
+pub async fn ended<T>(what: &str, task: tokio::task::JoinHandle<T>) -> T {
+    wire::within(what, task).await.expect("a task that does not panic")
 }
 
 /// Waits until it is so.

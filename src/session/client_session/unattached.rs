@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::super::cancel::ServerProcess;
@@ -115,6 +114,10 @@ impl ClientSession {
                         }
                     }
                 }
+                Outcome::Torn => {
+                    worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
+                    return Err(End::Left);
+                }
                 Outcome::ClientGone => {
                     self.client_gone(attached, plan).await;
                     return Err(End::Left);
@@ -138,8 +141,8 @@ impl ClientSession {
 
     /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
     /// none. From here on, sessions of this database and user keep the connections on which they draw from sequences.
-    pub(super) async fn forget_strangers_sequences(&self, attached: &mut Attached) -> Result<(), ConnError> {
-        self.principal.reads_sequence_state.store(true, Ordering::Relaxed);
+    pub(super) async fn forget_strangers_sequences(&mut self, attached: &mut Attached) -> Result<(), ConnError> {
+        self.reads_sequences = true;
         let status = match &attached.block {
             _ if attached.known => return Ok(()),
             // What the block has written may be what is asked for.
