@@ -36,6 +36,8 @@ struct Target {
     database: String,
     primary: u16,
     standbys: Vec<u16>,
+    /// Port and password of a proxy that asks for one.
+    secure: Option<(u16, String)>,
     quick: bool,
 }
 
@@ -164,6 +166,17 @@ async fn refused_logins(target: Arc<Target>) {
     let mut config = target.config(target.port);
     config.options("-c no_such_setting=1");
     fails(try_open(&config).await, &SqlState::UNDEFINED_OBJECT);
+}
+
+/// The driver itself has no TLS, so this is by password alone.
+async fn passwords(target: Arc<Target>) {
+    let Some((port, password)) = target.secure.clone().filter(|_| target.is_proxy()) else {
+        return;
+    };
+    let mut config = target.config(port);
+    let client = open(config.password(&password)).await;
+    assert_eq!(one::<i32>(&client, "select 1", &[]).await, 1);
+    fails(try_open(config.password("wrong")).await, &SqlState::INVALID_PASSWORD);
 }
 
 async fn reconnects(target: Arc<Target>) {
@@ -829,11 +842,12 @@ macro_rules! checks {
     };
 }
 
-fn all() -> [(&'static str, Run); 27] {
+fn all() -> [(&'static str, Run); 28] {
     checks! {
         "connects, and the server looks like a primary" => connects,
         "options at login set search_path and statement_timeout" => options_at_login,
         "refused logins say why" => refused_logins,
+        "logs in by SCRAM" => passwords,
         "reconnects, time after time" => reconnects,
         "a connection that is lost is an error, and the next one works" => lost_connection,
         "a client that vanishes in a transaction leaves no lock behind" => vanished_client,
@@ -894,12 +908,14 @@ fn targets() -> (Vec<Target>, Option<Own>) {
                 (ports[0], through, ports[1..].to_vec(), database, Some(own))
             }
         };
+    let secure = port("DRIVERS_SECURE_PORT").zip(env::var("DRIVERS_PASSWORD").ok());
     let target = |label, port| Target {
         label,
         port,
         database: format!("{database}_{label}"),
         primary,
         standbys: standbys.clone(),
+        secure: secure.clone(),
         quick: quick || own.is_some(),
     };
     (vec![target("direct", primary), target("proxy", through)], own)

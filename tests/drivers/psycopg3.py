@@ -152,6 +152,33 @@ def refused_logins(target):
             raise AssertionError(f"{options} was let in")
 
 
+@check("logs in by SCRAM, with and without TLS, and cancels over TLS", only="proxy")
+def passwords_and_tls(target):
+    port, password, certificate = checks.secure()
+    common = {"host": HOST, "port": port, "dbname": target.database, "user": USER, "autocommit": True}
+    verified = {"sslmode": "verify-full", "sslrootcert": certificate}
+    for options in (
+        {"sslmode": "disable"},
+        {"sslmode": "require"},
+        verified,
+        verified | {"sslnegotiation": "direct"},
+    ):
+        connection = target.connect(psycopg.connect, **common, password=password, **options)
+        equal(connection.pgconn.ssl_in_use, options["sslmode"] != "disable")
+        for number in range(10):
+            equal(one(connection, "select %s::int", number), number)
+        cancelled(connection)
+        data = os.urandom(3_000_000)
+        assert one(connection, "select %b::bytea", data) == data
+        for wrong in ({"password": "wrong"}, {"password": password, "user": "nobody"}):
+            try:
+                psycopg.connect(**(common | options | wrong)).close()
+            except psycopg.OperationalError as error:
+                assert "password authentication failed" in str(error), error
+            else:
+                raise AssertionError(f"{wrong} was let in")
+
+
 @check("protocol 3.2 is negotiated, and a cancel with its key works")
 def protocol_3_2(target):
     connection = open_(target, max_protocol_version="3.2")
