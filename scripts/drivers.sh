@@ -93,6 +93,7 @@ setup_java() {
 
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
+command -v openssl >/dev/null || apt_install openssl
 if wants psycopg asyncpg psycopg2; then setup_python; fi
 if wants pg; then setup_node; fi
 if wants jdbc; then setup_java; fi
@@ -105,7 +106,7 @@ if [ -z "$pgsluice" ]; then
 fi
 tokio_postgres_test=
 if wants tokio-postgres; then
-    tokio_postgres_test=$(cargo test --locked --quiet --no-run --test drivers_tokio_postgres --message-format=json \
+    tokio_postgres_test=$(cargo test --locked --quiet --no-run --test drivers_tokio_postgres --message-format=json-render-diagnostics \
         | sed -n 's/.*"executable":"\([^"]*drivers_tokio_postgres[^"]*\)".*/\1/p' | tail -n 1)
     [ -x "$tokio_postgres_test" ] || fail "the test of tokio-postgres was not built"
 fi
@@ -116,16 +117,17 @@ fi
 dir=$(mktemp -d "${TMPDIR:-/tmp}/pgsluice-drivers.XXXXXX")
 chmod 755 "$dir"
 lab=$dir/lab
-proxy=
+proxies=()
 driver=
 finish() {
     local status=$?
     trap - EXIT
     if [ -n "$driver" ]; then kill "$driver" 2>/dev/null || true; fi
-    if [ -n "$proxy" ]; then
-        kill -KILL "$proxy" 2>/dev/null || true
-        wait "$proxy" 2>/dev/null || true
-    fi
+    local one
+    for one in "${proxies[@]}"; do
+        kill -KILL "$one" 2>/dev/null || true
+        wait "$one" 2>/dev/null || true
+    done
     if [ -e "$lab" ]; then "$pgsluice" lab down --dir "$lab" >/dev/null 2>"$dir/down.log" || cat "$dir/down.log" >&2; fi
     if [ -n "$keep" ]; then say "logs are in $dir"; else rm -rf "$dir"; fi
     exit "$status"
@@ -149,7 +151,7 @@ def is_free(port):
 
 while True:
     first = random.randrange(12000, 31000)
-    if all(is_free(port) for port in range(first, first + 5)):
+    if all(is_free(port) for port in range(first, first + 7)):
         print(first)
         break
 PYTHON
@@ -169,32 +171,42 @@ start_lab() {
 
 # The pool is far smaller than the checks' numbers of clients, so that clients change servers all the time.
 start_proxy() {
-    local port=$1 admin=$2
-    cp "$lab/pgsluice.toml" "$dir/pgsluice.toml"
-    printf '\n[pool]\nsize = 3\ncheckout_timeout = "10s"\n' >>"$dir/pgsluice.toml"
-    PGSLUICE_HTTP="127.0.0.1:$admin" PGSLUICE_LOG="${PGSLUICE_LOG:-info}" \
-        "$pgsluice" serve -c "$dir/pgsluice.toml" --listen "127.0.0.1:$port" >"$dir/proxy.log" 2>&1 &
-    proxy=$!
-    local waited
-    for waited in $(seq 200); do
-        kill -0 "$proxy" 2>/dev/null || { cat "$dir/proxy.log" >&2; fail "the proxy ended"; }
+    local name=$1 port=$2 admin=$3
+    shift 3
+    env "$@" PGSLUICE_HTTP="127.0.0.1:$admin" PGSLUICE_CLUSTER_STATE_FILE="$dir/$name.state" \
+        PGSLUICE_POOL_SIZE=3 PGSLUICE_POOL_CHECKOUT_TIMEOUT=10s \
+        "$pgsluice" serve -c "$lab/pgsluice.toml" --listen "127.0.0.1:$port" >"$dir/$name.log" 2>&1 &
+    local pid=$!
+    proxies+=("$pid")
+    for _ in $(seq 300); do
+        kill -0 "$pid" 2>/dev/null || break
         if "$pgsluice" status --json --url "http://127.0.0.1:$admin" 2>/dev/null | python3 -c '
 import json, sys
 sys.exit(sum(bool(node["serving"]) for node in json.load(sys.stdin)["nodes"]) < 3)' 2>/dev/null; then return; fi
         sleep 0.1
     done
-    cat "$dir/proxy.log" >&2
-    fail "the proxy does not serve all three nodes (after $waited looks)"
+    cat "$dir/$name.log" >&2
+    fail "the proxy does not serve all three nodes"
 }
 
 say "bringing up one primary and two standbys"
 start_lab
 say "starting the proxy"
-start_proxy "$((base + 3))" "$((base + 4))"
+start_proxy proxy "$((base + 3))" "$((base + 4))"
+
+# The second one asks for passwords, and encrypts for those who like.
+password="driver's secret"
+printf '"postgres" "%s"\n' "$password" >"$dir/users.txt"
+chmod 600 "$dir/users.txt"
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=pgsluice-drivers -addext subjectAltName=IP:127.0.0.1,DNS:localhost \
+    -keyout "$dir/server.key" -out "$dir/server.crt" 2>"$dir/openssl.log" || { cat "$dir/openssl.log" >&2; fail "no certificate"; }
+start_proxy secure "$((base + 5))" "$((base + 6))" PGSLUICE_AUTH_METHOD=scram-sha-256 PGSLUICE_AUTH_USERS="$dir/users.txt" \
+    PGSLUICE_LISTEN_TLS_CERT="$dir/server.crt" PGSLUICE_LISTEN_TLS_KEY="$dir/server.key"
 
 # ---- the drivers
 
 export DRIVERS_DIRECT_PORT=$base DRIVERS_STANDBY_PORTS=$((base + 1)),$((base + 2)) DRIVERS_PROXY_PORT=$((base + 3))
+export DRIVERS_SECURE_PORT=$((base + 5)) DRIVERS_PASSWORD=$password DRIVERS_CERTIFICATE=$dir/server.crt
 export DRIVERS_QUICK=$quick DRIVERS_ONLY=$only
 results=$dir/results
 : >"$results"
@@ -205,23 +217,41 @@ sql() { "$psql" -XAtq -h 127.0.0.1 -p "$base" -U postgres -d postgres -c "$1" </
 run() {
     local name=$1
     shift
-    local database=drivers_${name//-/_}
+    local database=drivers_${name//-/_} output=$dir/$name.out
     sql "create database ${database}_direct"
     sql "create database ${database}_proxy"
+    : >"$output"
     local began=$SECONDS status=0
-    DRIVERS_DATABASE=$database timeout --kill-after=5 "$limit" "$@" </dev/null >"$dir/$name.out" 2>"$dir/$name.err" &
+    DRIVERS_DATABASE=$database timeout --kill-after=5 "$limit" "$@" </dev/null >>"$output" 2>"$dir/$name.err" &
     driver=$!
-    tail -n +1 -f --pid="$driver" "$dir/$name.out" 2>/dev/null | grep --line-buffered -E '^(ok|FAIL) ' || true
+    tail -n +1 -f --pid="$driver" "$output" | grep --line-buffered -E '^(ok|FAIL) ' &
     wait "$driver" || status=$?
     driver=
-    grep -E '^(ok|FAIL) ' "$dir/$name.out" >>"$results" || true
+    # The one that prints sees the end of the driver within a second.
+    wait $! || true
+    grep -E '^(ok|FAIL) ' "$output" >>"$results" || true
     # A script that fails says which check did; one that ended otherwise is a failure of its own.
-    if ! grep -q '^done$' "$dir/$name.out"; then
+    if ! grep -q '^done$' "$output"; then
         printf 'FAIL  %-14s ended early, with status %s\n' "$name" "$status" | tee -a "$results"
         tail -n 30 "$dir/$name.err" >&2
     fi
-    kill -0 "$proxy" 2>/dev/null || { tail -n 40 "$dir/proxy.log" >&2; fail "the proxy ended during $name"; }
+    local one
+    for one in "${proxies[@]}"; do
+        kill -0 "$one" 2>/dev/null || { tail -n 40 "$dir"/proxy.log "$dir"/secure.log >&2; fail "a proxy ended during $name"; }
+    done
     say "$name took $((SECONDS - began)) s"
+}
+
+# All of it would pass on a proxy that sends everything to the primary.
+standbys_took_reads() {
+    local reads
+    reads=$("$pgsluice" status --json --url "http://127.0.0.1:$((base + 4))" | python3 -c '
+import json, sys
+print(*(node["statements_read"] for node in json.load(sys.stdin)["nodes"] if node["role"] == "standby"))')
+    case " $reads " in
+        *" 0 "* | "  ") printf 'FAIL  %-14s proxy   each standby took reads: %s\n' all "$reads" ;;
+        *) printf 'ok    %-14s proxy   each standby took reads: %s\n' all "$reads" ;;
+    esac | tee -a "$results"
 }
 
 for name in "${drivers[@]}"; do
@@ -234,8 +264,13 @@ for name in "${drivers[@]}"; do
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
 done
+[ -n "$only" ] || standbys_took_reads
 
-grep -E '(panicked|ERROR)' "$dir/proxy.log" >&2 || true
+# A session that panics closes one connection, which a check may take for something else.
+if grep -h -A 2 -E 'panicked| ERROR ' "$dir/proxy.log" "$dir/secure.log" >"$dir/complaints"; then
+    head -n 40 "$dir/complaints" >&2
+    printf 'FAIL  %-14s proxy   its log has no panic and no error\n' all | tee -a "$results"
+fi
 passed=$(grep -c '^ok ' "$results" || true)
 failed=$(grep -c '^FAIL ' "$results" || true)
 if [ "$failed" -gt 0 ]; then

@@ -284,6 +284,31 @@ public final class Jdbc {
             fails("3D000", () -> target.open("database", "no_such_database"));
             fails("42704", () -> target.open("options", "-c no_such_setting=1"));
         });
+        check("logs in by SCRAM, with and without TLS", target -> {
+            if (!target.isProxy()) {
+                return;
+            }
+            int port = Integer.parseInt(System.getenv("DRIVERS_SECURE_PORT"));
+            String password = System.getenv("DRIVERS_PASSWORD");
+            String certificate = System.getenv("DRIVERS_CERTIFICATE");
+            for (String mode : new String[] {"disable", "require", "verify-full"}) {
+                Connection connection = target.openAt(port, "password", password, "sslmode", mode, "sslrootcert", certificate);
+                byte[] data = new byte[3000000];
+                new Random(3).nextBytes(data);
+                try (PreparedStatement echo = connection.prepareStatement("select ?::bytea")) {
+                    echo.setBytes(1, data);
+                    ResultSet rows = echo.executeQuery();
+                    rows.next();
+                    equal(Arrays.equals(rows.getBytes(1), data), true);
+                }
+                try (Statement statement = connection.createStatement()) {
+                    statement.setQueryTimeout(1);
+                    fails("57014", () -> statement.execute("select pg_sleep(30)"));
+                }
+                equal(number(connection, "select 1"), 1);
+                fails("28P01", () -> target.openAt(port, "password", "wrong", "sslmode", mode, "sslrootcert", certificate));
+            }
+        });
         check("reconnects, time after time", target -> {
             for (int n = 0; n < rounds(60); n++) {
                 try (Connection connection = target.open()) {

@@ -6,6 +6,7 @@ import decimal
 import io
 import json
 import os
+import ssl
 import time
 import uuid
 from contextlib import asynccontextmanager, contextmanager
@@ -125,6 +126,27 @@ async def refused_logins(target):
         await open_(target, server_settings={"no_such_setting": "1"})
     with fails("22023"):
         await open_(target, server_settings={"statement_timeout": "soon"})
+
+
+@check("logs in by SCRAM, with and without TLS, and cancels over TLS", only="proxy")
+async def passwords_and_tls(target):
+    port, password, certificate = checks.secure()
+    for tls in (False, ssl.create_default_context(cafile=certificate)):
+        connection = await open_(target, port=port, password=password, ssl=tls)
+        data = os.urandom(3_000_000)
+        assert await connection.fetchval("select $1::bytea", data) == data
+        try:
+            await connection.fetchval("select pg_sleep(30)", timeout=0.3)
+        except asyncio.TimeoutError:
+            pass
+        equal(await connection.fetchval("select 1"), 1)
+        with fails("28P01"):
+            await open_(target, port=port, password="wrong", ssl=tls)
+    if hasattr(asyncpg.connect_utils.SSLNegotiation, "direct"):
+        direct_tls = ssl.create_default_context(cafile=certificate)
+        direct_tls.set_alpn_protocols(["postgresql"])
+        connection = await open_(target, port=port, password=password, ssl=direct_tls, direct_tls=True)
+        equal(await connection.fetchval("select 1"), 1)
 
 
 @check("reconnects, time after time")

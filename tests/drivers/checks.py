@@ -73,6 +73,11 @@ def targets():
     ]
 
 
+def secure():
+    """The proxy that asks for a password and speaks TLS: its port, the password and its certificate's file."""
+    return int(os.environ["DRIVERS_SECURE_PORT"]), os.environ["DRIVERS_PASSWORD"], os.environ["DRIVERS_CERTIFICATE"]
+
+
 def standby_ports():
     return [int(port) for port in os.environ["DRIVERS_STANDBY_PORTS"].split(",")]
 

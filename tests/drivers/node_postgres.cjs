@@ -3,6 +3,7 @@
 
 const assert = require('node:assert/strict')
 const crypto = require('node:crypto')
+const fs = require('node:fs')
 const { pipeline } = require('node:stream/promises')
 const { Readable, Writable } = require('node:stream')
 const { setTimeout: sleep } = require('node:timers/promises')
@@ -144,6 +145,21 @@ check('refused logins say why', async (target) => {
   await fails('3D000', target.open({ database: 'no_such_database' }))
   await fails('42704', target.open({ options: '-c no_such_setting=1' }))
 })
+
+check(
+  'logs in by SCRAM, with and without TLS',
+  async (target) => {
+    const secure = { port: Number(process.env.DRIVERS_SECURE_PORT), password: process.env.DRIVERS_PASSWORD }
+    const ca = fs.readFileSync(process.env.DRIVERS_CERTIFICATE, 'utf8')
+    for (const options of [{}, { ssl: { ca } }, { ssl: { ca }, enableChannelBinding: true }]) {
+      const client = await target.open({ ...secure, ...options })
+      const data = crypto.randomBytes(3000000)
+      assert((await value(client, 'select $1::bytea', [data])).equals(data))
+      await fails('28P01', target.open({ ...secure, ...options, password: 'wrong' }))
+    }
+  },
+  'proxy'
+)
 
 check('reconnects, time after time', async (target) => {
   for (const n of numbers(rounds(100))) {
