@@ -569,6 +569,16 @@ impl Saying {
     }
 }
 
+/// What a client can tell of an answer. In a failed block, a Describe or Bind of a statement that the connection lacks is refused at the
+/// Parse that the proxy puts before it: the same error, from another line of the server's source.
+fn told_alike(messages: &[Message]) -> Vec<(u8, Vec<u8>)> {
+    let tell = |message: &Message| match message.tag {
+        b'E' if message.code() == "25P02" => (b'E', b"25P02".to_vec()),
+        tag => (tag, message.body.clone()),
+    };
+    messages.iter().map(tell).collect()
+}
+
 /// Holds one random conversation with both. What went before, and how the answers differ.
 async fn converse(scene: &Scene, seed: u64, at_once: bool) -> Result<(), String> {
     let mut twins = Twins::again(scene).await;
@@ -587,7 +597,7 @@ async fn converse(scene: &Scene, seed: u64, at_once: bool) -> Result<(), String>
         }
         let (bytes, answers) = std::mem::take(&mut pending);
         let (proxied, direct) = twins.tell(&bytes, answers).await;
-        if proxied != direct {
+        if told_alike(&proxied) != told_alike(&direct) {
             return Err(format!(
                 "seed {seed}, {}\nsaid:\n  {}\nproxied:\n  {}\ndirect:\n  {}",
                 if at_once { "at once" } else { "in turns" },

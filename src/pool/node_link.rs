@@ -40,6 +40,8 @@ pub struct NodeLink {
     /// A second descriptor of every open socket, by connection, so that another thread can shut it down.
     sockets: Mutex<HashMap<u64, OwnedFd>>,
     next_socket: AtomicU64,
+    /// Connections that are being opened, where the node has a limit.
+    opening: AtomicUsize,
     /// Pools that may not open a connection because the node's limit is reached.
     starving: AtomicUsize,
     closed: Notify,
@@ -61,35 +63,36 @@ impl NodeLink {
             generation: AtomicU64::new(0),
             sockets: Mutex::default(),
             next_socket: AtomicU64::new(0),
+            opening: AtomicUsize::new(0),
             starving: AtomicUsize::new(0),
             closed: Notify::new(),
         }
     }
 
-    /// Waits until fewer than `max` connections are open to the node. Meanwhile other pools close what they don't need.
-    pub(super) async fn room(&self, max: usize, limit: Duration) -> Result<(), ()> {
-        if self.open() < max {
-            return Ok(());
+    /// Waits until fewer than `max` connections are open to the node or being opened, and reserves one; `None` when that takes longer than
+    /// `limit`. Meanwhile other pools close what they don't need.
+    pub(super) async fn room(&self, max: usize, limit: Duration) -> Option<Counted<'_>> {
+        if let Some(reserved) = self.reserve(max) {
+            return Some(reserved);
         }
-        struct Starving<'a>(&'a AtomicUsize);
-        impl Drop for Starving<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        self.starving.fetch_add(1, Ordering::Relaxed);
-        let _starving = Starving(&self.starving);
+        let _starving = Counted::one(&self.starving);
         tokio::time::timeout(limit, async {
             loop {
                 let closed = self.closed.notified();
-                if self.open() < max {
-                    return;
+                if let Some(reserved) = self.reserve(max) {
+                    return reserved;
                 }
                 closed.await;
             }
         })
         .await
-        .map_err(|_| ())
+        .ok()
+    }
+
+    fn reserve(&self, max: usize) -> Option<Counted<'_>> {
+        let mine = Counted::one(&self.opening);
+        // Everybody counts first and looks then, so that two can't both take the last one.
+        (self.open() + self.opening.load(Ordering::SeqCst) <= max).then_some(mine)
     }
 
     /// Whether some pool would like a connection that another could close.
@@ -173,6 +176,23 @@ impl NodeLink {
             let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Both);
         }
         sockets.len()
+    }
+}
+
+/// One more of something, until dropped.
+#[derive(Debug)]
+pub(super) struct Counted<'a>(&'a AtomicUsize);
+
+impl Counted<'_> {
+    fn one(count: &AtomicUsize) -> Counted<'_> {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -200,7 +200,7 @@ impl Pool {
         purpose: Purpose,
         epoch: Epoch,
     ) -> Result<Lease, CheckoutError> {
-        let mut lease = match self.take(worker, purpose, epoch) {
+        let mut lease = match self.take(worker, purpose, epoch, self.login.limits().size) {
             Taken::Ready(conn) => Lease {
                 conn: Some(conn),
                 room: Some(Arc::clone(self)),
@@ -225,8 +225,15 @@ impl Pool {
                 if code == SqlState::TOO_MANY_CONNECTIONS && self.inner.lock().taken > 1 =>
             {
                 drop(lease);
-                let promise = self.enqueue(worker);
-                let mut lease = self.wait_for(promise).await?;
+                // One may have come back meanwhile.
+                let mut lease = match self.take(worker, purpose, epoch, 0) {
+                    Taken::Ready(conn) => Lease {
+                        conn: Some(conn),
+                        room: Some(Arc::clone(self)),
+                    },
+                    Taken::Room => Lease::room(self),
+                    Taken::Wait(promise) => self.wait_for(promise).await?,
+                };
                 match lease.conn.take() {
                     Some(conn) if self.fits(&conn, purpose, epoch, Instant::now()) => {
                         lease.conn = Some(conn.adopt(worker).map_err(ServerLoginError::Unreachable)?);
@@ -267,16 +274,6 @@ impl Pool {
         }
     }
 
-    fn enqueue(&self, worker: usize) -> oneshot::Receiver<Lease> {
-        let (hand_over, promise) = oneshot::channel();
-        self.inner.lock().waiters.push_back(Waiter {
-            worker,
-            since: Instant::now(),
-            hand_over,
-        });
-        promise
-    }
-
     fn fits(&self, conn: &BackendConn, purpose: Purpose, epoch: Epoch, now: Instant) -> bool {
         let right_epoch = match purpose {
             Purpose::Write => conn.epoch == epoch,
@@ -285,8 +282,7 @@ impl Pool {
         right_epoch && conn.is_fit() && conn.age(now) <= self.login.limits().max_lifetime
     }
 
-    fn take(&self, worker: usize, purpose: Purpose, epoch: Epoch) -> Taken {
-        let size = self.login.limits().size;
+    fn take(&self, worker: usize, purpose: Purpose, epoch: Epoch, size: usize) -> Taken {
         // Declared before the guard, so that what is unfit is closed after the lock is released.
         let mut unfit = Vec::new();
         let mut inner = self.inner.lock();
@@ -317,12 +313,13 @@ impl Pool {
 
     async fn open(&self, worker: usize, epoch: Epoch) -> Result<Box<BackendConn>, CheckoutError> {
         let limits = self.login.limits();
-        if let Some(max) = limits.max_per_node {
-            self.link
-                .room(max, limits.checkout_timeout)
-                .await
-                .map_err(|()| CheckoutError::TimedOut(limits.checkout_timeout))?;
-        }
+        let _reserved = match limits.max_per_node {
+            None => None,
+            Some(max) => {
+                let reserved = self.link.room(max, limits.checkout_timeout).await;
+                Some(reserved.ok_or(CheckoutError::TimedOut(limits.checkout_timeout))?)
+            }
+        };
         let generation = self.link.generation();
         let secret = self.login.secret();
         let session = server_login::connect(ServerLogin {

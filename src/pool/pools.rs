@@ -1,7 +1,6 @@
 //! All pools: found once per client login, and swept by one reaper.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -60,9 +59,6 @@ pub struct PrincipalPools {
     pub login: Arc<Login>,
     by_node: Box<[Arc<Pool>]>,
     welcomes: Mutex<HashMap<Settings, Arc<Welcome>>>,
-    /// Somebody of this database and user has called `currval()` or `lastval()`: its sessions then keep the connections on which they draw
-    /// from sequences.
-    pub reads_sequence_state: AtomicBool,
 }
 
 /// Combinations of start-up settings for which the server's answer is remembered, per database and user.
@@ -158,7 +154,6 @@ impl Pools {
             login,
             by_node,
             welcomes: Mutex::default(),
-            reads_sequence_state: AtomicBool::new(false),
         });
         by_principal.insert(key, Arc::clone(&pools));
         pools

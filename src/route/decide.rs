@@ -66,13 +66,19 @@ pub enum Decision {
 /// Up to this many standbys are weighed; a cluster with more is served by the first of them.
 const MOST: usize = 32;
 
-/// Decides by one snapshot of the routing table. `load` tells how busy a node is, `dice` is 64 random bits.
+/// Decides by one snapshot of the routing table. `load` tells how busy a node is, `avoid` is a standby that has just refused, `dice` is 64
+/// random bits.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all that a decision depends on stands in its signature"
+)]
 pub fn decide(
     want: Want,
     rules: &Rules,
     history: &History,
     table: &RoutingTable,
     load: impl Fn(NodeId) -> Load,
+    avoid: Option<NodeId>,
     now: Instant,
     dice: u64,
 ) -> Decision {
@@ -95,7 +101,7 @@ pub fn decide(
     let mut candidates = smallvec::SmallVec::<[Candidate; 8]>::new();
     let mut some_standby = false;
     for node in table.nodes.iter().take(MOST) {
-        let Some(lag) = usable_lag(node, rules.max_lag, now) else {
+        let Some(lag) = usable_lag(node, rules.max_lag, now).filter(|_| avoid != Some(node.id)) else {
             continue;
         };
         some_standby = true;

@@ -8,7 +8,6 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -48,6 +47,8 @@ pub struct ClientSession {
     registered: Registered,
     phase: Phase,
     pub(super) state: SessionState,
+    /// It has called `currval()` or `lastval()`: it keeps the connection on which it draws from sequences.
+    reads_sequences: bool,
 }
 
 /// What a session has of its own, wherever it runs.
@@ -117,6 +118,7 @@ impl ClientSession {
             principal,
             registered,
             phase: Phase::Idle,
+            reads_sequences: false,
             state: SessionState {
                 statements: Statements::default(),
                 told,
@@ -314,8 +316,7 @@ impl ClientSession {
         if plan.tail == Tail::Prepared && answer.failed {
             self.client.skip_to_sync();
         }
-        if plan.draws_from_sequences() && !answer.failed && self.principal.reads_sequence_state.load(Ordering::Relaxed)
-        {
+        if plan.draws_from_sequences() && !answer.failed && self.reads_sequences {
             self.state.pins.add(PinReason::Sequence);
         }
         if let Some(block) = &mut attached.block

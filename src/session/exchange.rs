@@ -75,6 +75,8 @@ pub struct Exchange<'a, C> {
     /// Answers up to ReadyForQuery still to come.
     owed: u32,
     tail: Tail,
+    /// The exchange began in a block that has failed.
+    failed_block: bool,
     /// The batch has no Sync yet.
     open: bool,
     /// The last request is of the extended protocol.
@@ -110,6 +112,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         attempt: Attempt,
         plan: &super::plan::Plan,
         frames: &[FrameAt],
+        failed_block: bool,
     ) -> Exchange<'a, C> {
         let closed = matches!(plan.tail, Tail::Closed | Tail::Prepared);
         let mut exchange = Exchange {
@@ -125,6 +128,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             unnamed_is_ours: false,
             owed: plan.ready,
             tail: plan.tail,
+            failed_block,
             open: !closed,
             extended: plan.extended,
             copy_in: false,
@@ -160,6 +164,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 exchange.leave_unit();
             }
         } else {
+            exchange.note_unnamed(frames);
             exchange.raw = (0, plan.len);
         }
         exchange
@@ -173,9 +178,21 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             expect: &mut self.expect,
             out: &mut self.out,
             unnamed_is_ours: &mut self.unnamed_is_ours,
+            failed_block: self.failed_block,
             flush_is_sync: self.tail == Tail::Prepared,
         }
         .message(frame, self.parties.inbox.bytes(), &mut self.classify);
+    }
+
+    /// In a unit that is sent as it is, a Parse of the unnamed statement stands first in its batch: nothing keeps the server from it.
+    fn note_unnamed(&mut self, frames: &[FrameAt]) {
+        let bytes = self.parties.inbox.bytes();
+        let parsed = frames.iter().rev().find(|frame| frame.tag == b'P');
+        let Some(parse) = parsed.and_then(|frame| frontend::parse(&bytes[frame.start + HEADER..frame.end])) else {
+            return;
+        };
+        let class = (self.classify)(parse.sql);
+        self.parties.statements.set_unnamed(parse.sql, parse.types, class);
     }
 
     /// From here on the unit can't run again.
@@ -226,7 +243,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 };
             }
             match self.next_event(replies).await {
-                Event::Sent => {}
+                // The server has taken what it was sent: what waits in the inbox can follow.
+                Event::Sent => {
+                    if let Err(violation) = self.pass_on() {
+                        return Outcome::Violation(violation);
+                    }
+                }
                 Event::FromServer(Ok(count)) if count > 0 => {
                     if self.answer.first_byte.is_none() {
                         self.answer.first_byte = Some(Instant::now());
@@ -267,6 +289,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     }
 
     fn node_lost(&self) -> Outcome {
+        if self.forwarded && !self.scanner.at_boundary() {
+            return Outcome::Torn;
+        }
         let owed = if self.tail == Tail::Prepared { 0 } else { self.owed };
         let left = Left {
             owed,
@@ -285,7 +310,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         poll_fn(|cx| {
             while !self.all_sent() {
                 match self.poll_send(cx) {
-                    Poll::Ready(Ok(())) if self.all_sent() && self.cut > 0 => return Poll::Ready(Event::Sent),
+                    Poll::Ready(Ok(())) if self.all_sent() && self.takes_client() => return Poll::Ready(Event::Sent),
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => break, // What the server said before it closed is still to be read.
                     Poll::Pending => break,
@@ -295,7 +320,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 return Poll::Ready(Event::FromServer(read));
             }
             let limit = if self.takes_client() { 2 * TEXT_CAP } else { LOOK_AHEAD };
-            if self.parties.inbox.bytes().len() < limit
+            let unsent = self.out.len() - self.out_sent;
+            if unsent < CAP
+                && self.parties.inbox.bytes().len() < limit
                 && let Poll::Ready(read) = self.parties.inbox.poll_fill(self.parties.client, cx)
             {
                 return Poll::Ready(Event::FromClient(read));
@@ -521,14 +548,6 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let class = match tag {
             b'B' => frontend::bind(body).and_then(|bind| self.parties.statements.class(bind.statement).cloned()),
             b'Q' => frontend::c_string(body).map(|(sql, _)| (self.classify)(sql)),
-            b'P' => {
-                // A Bind that follows finds the unnamed statement by what is noted here.
-                if let Some(parse) = frontend::parse(body).filter(|parse| parse.name.is_empty()) {
-                    let class = (self.classify)(parse.sql);
-                    self.parties.statements.set_unnamed(parse.sql, parse.types, class);
-                }
-                None
-            }
             _ => None,
         };
         self.later.extend(class);
@@ -537,7 +556,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     /// Passes on what the server waits for.
     fn pass_on(&mut self) -> Result<(), BadFrame> {
         self.leave_unit();
-        while self.takes_client() {
+        // A server that reads slowly holds back its client: no more than this is kept for it.
+        while self.takes_client() && self.out.len() - self.out_sent < CAP {
             let bytes = self.parties.inbox.bytes();
             if self.cut > 0 {
                 let here = self.cut.min(bytes.len());

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::statements::{Named, Statements};
+use super::statements::{Named, Statements, Unnamed};
 use crate::pool::{Prepared, PreparedSet};
 use crate::wire::backend::{CLOSE_COMPLETE, PARSE_COMPLETE};
 
@@ -30,8 +30,8 @@ pub enum Awaited {
     CloseKnown(Undo),
     /// A Close that was sent.
     Close {
-        /// The proxy added it.
-        hidden: bool,
+        /// The proxy added it, to make room: the connection has this statement until it is confirmed.
+        evicted: Option<u64>,
     },
     /// A Bind.
     Bind,
@@ -51,11 +51,11 @@ pub enum Awaited {
 
 /// How to take back what a message has done to the client's statements, should the server never get to it.
 #[derive(Debug)]
-pub struct Undo {
-    /// The client's name.
-    pub name: Box<[u8]>,
-    /// What it stood for before.
-    pub before: Option<Named>,
+pub enum Undo {
+    /// The name stood for another statement, or for none.
+    Named(Box<[u8]>, Option<Named>),
+    /// The unnamed statement was another, or there was none.
+    Unnamed(Option<Unnamed>),
 }
 
 /// What becomes of a message of the server's.
@@ -141,8 +141,8 @@ impl Expectations {
                 }
                 if hidden { Fate::Swallow } else { Fate::Forward }
             }
-            (b'3', Some(Awaited::Close { hidden })) => {
-                let hidden = *hidden;
+            (b'3', Some(Awaited::Close { evicted })) => {
+                let hidden = evicted.is_some();
                 self.queue.pop_front();
                 if hidden { Fate::Swallow } else { Fate::Forward }
             }
@@ -164,7 +164,7 @@ impl Expectations {
                     Awaited::ParseTaken(name) => Some(name.clone()),
                     _ => None,
                 };
-                self.skip_to_ready(statements);
+                self.skip_to_ready(statements, connection);
                 Fate::Forward
             }
             _ => Fate::Forward,
@@ -172,13 +172,18 @@ impl Expectations {
     }
 
     /// After an error the server passes over everything up to Sync, a Query included.
-    fn skip_to_ready(&mut self, statements: &mut Statements) {
+    fn skip_to_ready(&mut self, statements: &mut Statements, connection: &mut PreparedSet) {
         let sync = self
             .queue
             .iter()
             .position(|awaited| matches!(awaited, Awaited::Ready | Awaited::HiddenReady));
         self.lacks_sync = sync.is_none();
         let skipped: Vec<Awaited> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
+        for awaited in &skipped {
+            if let Awaited::Close { evicted: Some(id) } = awaited {
+                connection.insert(*id);
+            }
+        }
         let queries = skipped
             .iter()
             .filter(|awaited| matches!(awaited, Awaited::Query))
@@ -251,9 +256,10 @@ impl Awaited {
 
 fn take_back(done: Vec<Undo>, statements: &mut Statements) {
     for undo in done.into_iter().rev() {
-        match undo.before {
-            Some(before) => drop(statements.insert(undo.name, before)),
-            None => drop(statements.remove(&undo.name)),
+        match undo {
+            Undo::Named(name, Some(before)) => drop(statements.insert(name, before)),
+            Undo::Named(name, None) => drop(statements.remove(&name)),
+            Undo::Unnamed(before) => drop(statements.replace_unnamed(before)),
         }
     }
 }

@@ -31,6 +31,8 @@ pub enum Outcome {
         /// What the client still waits for, and what of its bytes is still about.
         left: Left,
     },
+    /// The connection to the server is lost in the middle of a message that the client has a part of: nothing more can be told it.
+    Torn,
     /// The client is gone. `idle` if the server had nothing left to answer.
     ClientGone,
     /// The client sent something that is not the protocol, where the server waited for it.

@@ -40,6 +40,8 @@ pub struct Placing<'a> {
     held: Option<Held<'a>>,
     /// A node on which a connection was lost, and when: its older connections are most likely lost too.
     lost: Option<(NodeId, Instant)>,
+    /// A standby that refused the login.
+    avoid: Option<NodeId>,
 }
 
 struct Held<'a> {
@@ -64,6 +66,7 @@ impl<'a> Placing<'a> {
             worker,
             held: None,
             lost: None,
+            avoid: None,
         }
     }
 
@@ -102,6 +105,18 @@ impl<'a> Placing<'a> {
                     self.pause(PAUSE).await?;
                     continue;
                 }
+                Err(CheckoutError::Login(error))
+                    if route.target == Target::Standby && self.avoid != Some(route.node) =>
+                {
+                    // One that fails fast must not look fast; and what it says of this role may not be what the others say.
+                    tracing::warn!(node = %shared.pools.link(route.node).address, %error, "a standby refuses logins");
+                    shared
+                        .pools
+                        .link(route.node)
+                        .observe(Duration::from_secs(1), Instant::now());
+                    self.avoid = Some(route.node);
+                    continue;
+                }
                 Err(CheckoutError::Login(error)) => {
                     return Err(SessionError::NodeLogin {
                         code: error.sqlstate(),
@@ -121,7 +136,10 @@ impl<'a> Placing<'a> {
                 continue;
             }
             match lease.conn().apply_settings(settings, TransactionStatus::Idle).await {
-                Ok(reported) => return Ok(Placed { lease, route, reported }),
+                Ok(reported) => {
+                    self.held = None;
+                    return Ok(Placed { lease, route, reported });
+                }
                 Err(crate::pool::ConnError::Lost(_)) => {
                     shared.cluster.hint(route.node, Hint::ConnectionLost);
                     drop(lease);
@@ -155,7 +173,7 @@ impl<'a> Placing<'a> {
             };
             let decision = {
                 let table = shared.cluster.table();
-                decide(want, rules, history, &table, load, now, self.worker.dice())
+                decide(want, rules, history, &table, load, self.avoid, now, self.worker.dice())
             };
             match decision {
                 Decision::Go(route) => return Ok(route),

@@ -313,7 +313,8 @@ fn must_stand_alone(
             b'Q' => request.len() > 1 || frontend::query(body).is_none_or(&mut changes),
             b'P' => {
                 unnamed_here = true;
-                frontend::parse(body).is_none_or(|parse| !parse.name.is_empty() || changes(parse.sql))
+                frame.start != request[0].start
+                    || frontend::parse(body).is_none_or(|parse| !parse.name.is_empty() || changes(parse.sql))
             }
             b'B' => frontend::bind(body).is_none_or(|bind| !bind.statement.is_empty() || !unnamed_here),
             b'D' | b'C' => {
@@ -335,6 +336,8 @@ fn judge(
     let mut sum = Sum::nothing();
     // Statements parsed in this very batch, so that a Bind finds its class before the server has confirmed them.
     let mut parsed = SmallVec::<[(&[u8], Arc<StatementClass>); 4]>::new();
+    // Portals bound in this very batch: what they are of runs when they are executed.
+    let mut portals = SmallVec::<[(&[u8], Arc<StatementClass>); 4]>::new();
     let mut unnamed_here = false;
     let malformed = |what: &str| Violation(format!("invalid {what} message"));
     let whole = if cut { &request[..request.len() - 1] } else { request };
@@ -358,8 +361,9 @@ fn judge(
                 let class = classify(parse.sql);
                 sum.names(&class);
                 if parse.name.is_empty() {
-                    statements.set_unnamed(parse.sql, parse.types, Arc::clone(&class));
                     unnamed_here = true;
+                    // Behind something that may fail, it may never come to be: that must be followed.
+                    sum.translate |= frame.start != request[0].start;
                 } else {
                     sum.translate = true;
                 }
@@ -380,7 +384,8 @@ fn judge(
                 match here.or_else(|| statements.class(bind.statement)) {
                     Some(class) => {
                         let class = Arc::clone(class);
-                        sum.runs(&class);
+                        sum.names(&class);
+                        portals.push((bind.portal, class));
                     }
                     // The server will say that there is no such statement, or knows it by SQL PREPARE.
                     None => sum.opaque(),
@@ -412,7 +417,13 @@ fn judge(
                     Named::Portal(_) => sum.needs_server = true,
                 }
             }
-            b'E' => sum.needs_server = true,
+            b'E' => {
+                sum.needs_server = true;
+                let portal = frontend::c_string(body).ok_or_else(|| malformed("Execute"))?.0;
+                if let Some((_, class)) = portals.iter().rev().find(|(name, _)| *name == portal) {
+                    sum.runs(class);
+                }
+            }
             b'F' => {
                 sum.opaque();
                 sum.translate |= request.len() > 1;

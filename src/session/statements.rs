@@ -27,6 +27,17 @@ pub struct Unnamed {
     pub class: Arc<StatementClass>,
 }
 
+impl Unnamed {
+    /// With copies of its text and types.
+    pub fn new(sql: &[u8], types: &[u8], class: Arc<StatementClass>) -> Unnamed {
+        Unnamed {
+            sql: sql.to_vec(),
+            types: types.to_vec(),
+            class,
+        }
+    }
+}
+
 /// All of one client's.
 #[derive(Debug, Default)]
 pub struct Statements {
@@ -56,7 +67,12 @@ impl Statements {
         }
     }
 
-    /// The client has parsed a new unnamed statement.
+    /// The client has parsed a new unnamed statement. Answers the one it had.
+    pub fn replace_unnamed(&mut self, unnamed: Option<Unnamed>) -> Option<Unnamed> {
+        std::mem::replace(&mut self.unnamed, unnamed)
+    }
+
+    /// The client has parsed a new unnamed statement, for certain: the buffers of the one it had are used again.
     pub fn set_unnamed(&mut self, sql: &[u8], types: &[u8], class: Arc<StatementClass>) {
         match &mut self.unnamed {
             Some(old) if old.sql.capacity() <= KEEP || sql.len() > KEEP => {
@@ -66,13 +82,7 @@ impl Statements {
                 old.types.extend_from_slice(types);
                 old.class = class;
             }
-            other => {
-                *other = Some(Unnamed {
-                    sql: sql.to_vec(),
-                    types: types.to_vec(),
-                    class,
-                })
-            }
+            other => *other = Some(Unnamed::new(sql, types, class)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
-use super::statements::{Named as NamedStatement, Statements};
+use super::statements::{Named as NamedStatement, Statements, Unnamed};
 use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 use crate::sql::{Effect, StatementClass};
 use crate::wire::frame::HEADER;
@@ -25,6 +25,8 @@ pub struct Translator<'a> {
     pub out: &'a mut Vec<u8>,
     /// The connection's unnamed statement is the client's: it was parsed, for this client, since the exchange began.
     pub unnamed_is_ours: &'a mut bool,
+    /// The block has failed: the server refuses every Parse but that of a block's end, also of what it has.
+    pub failed_block: bool,
     /// The batch only prepares: a Sync takes the place of its Flush.
     pub flush_is_sync: bool,
 }
@@ -63,7 +65,7 @@ impl Translator<'_> {
                     let awaited = if frame.tag == b'D' {
                         Awaited::Describe
                     } else {
-                        Awaited::Close { hidden: false }
+                        Awaited::Close { evicted: None }
                     };
                     self.expect.push(awaited);
                     self.out.extend_from_slice(raw);
@@ -90,9 +92,11 @@ impl Translator<'_> {
         match frame.tag {
             b'P' => {
                 *self.unnamed_is_ours = true;
+                // Only its front is here: what it is can't be known, nor could it be prepared elsewhere.
+                let before = self.statements.replace_unnamed(None);
                 self.expect.push(Awaited::Parse {
                     prepared: None,
-                    asked: None,
+                    asked: Some(Undo::Unnamed(before)),
                     hidden: false,
                 });
             }
@@ -117,9 +121,11 @@ impl Translator<'_> {
         }
         if parse.name.is_empty() {
             *self.unnamed_is_ours = true;
+            let unnamed = Unnamed::new(parse.sql, parse.types, classify(parse.sql));
+            let before = self.statements.replace_unnamed(Some(unnamed));
             self.expect.push(Awaited::Parse {
                 prepared: None,
-                asked: None,
+                asked: Some(Undo::Unnamed(before)),
                 hidden: false,
             });
             match deallocated {
@@ -137,16 +143,18 @@ impl Translator<'_> {
             return;
         }
         let prepared = self.registry.intern(parse.sql, parse.types);
+        let class = classify(parse.sql);
         let named = NamedStatement {
             prepared: Arc::clone(&prepared),
-            class: classify(parse.sql),
+            class: Arc::clone(&class),
         };
         let before = self.statements.insert(parse.name.into(), named);
-        let undo = Undo {
-            name: parse.name.into(),
-            before,
-        };
-        if self.has(&prepared) {
+        let undo = Undo::Named(parse.name.into(), before);
+        let ends_block = matches!(
+            &class.effects[..],
+            [Effect::Commit { .. } | Effect::Rollback { .. } | Effect::RollbackTo { .. }]
+        );
+        if self.has(&prepared) && (!self.failed_block || ends_block) {
             self.expect.push(Awaited::ParseKnown(undo));
             return;
         }
@@ -196,16 +204,13 @@ impl Translator<'_> {
             }
             (_, Some(_)) => {
                 let before = self.statements.remove(name);
-                self.expect.push(Awaited::CloseKnown(Undo {
-                    name: name.into(),
-                    before,
-                }));
+                self.expect.push(Awaited::CloseKnown(Undo::Named(name.into(), before)));
             }
             (_, None) => {
                 if name.is_empty() {
                     self.statements.forget_unnamed();
                 }
-                self.expect.push(Awaited::Close { hidden: false });
+                self.expect.push(Awaited::Close { evicted: None });
                 self.out.extend_from_slice(raw);
             }
         }
@@ -265,7 +270,7 @@ impl Translator<'_> {
     fn make_room(&mut self) {
         if let Some(oldest) = self.connection.evict() {
             frontend::put_statement(self.out, b'C', format!("{SERVER_NAME}{oldest}").as_bytes());
-            self.expect.push(Awaited::Close { hidden: true });
+            self.expect.push(Awaited::Close { evicted: Some(oldest) });
         }
     }
 }

@@ -79,6 +79,10 @@ impl ClientSession {
                 let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
                 self.settle(attached, plan, later, answer, session_pool).await
             }
+            Outcome::Torn => {
+                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
+                Err(End::Left)
+            }
             Outcome::Refused(_) | Outcome::NodeLost { .. } if self.state.pins.any() => {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                 Err(End::Fatal(SessionError::PinnedLost(self.node_name(route))))

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::super::cancel::ServerProcess;
@@ -115,6 +114,10 @@ impl ClientSession {
                         }
                     }
                 }
+                Outcome::Torn => {
+                    worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
+                    return Err(End::Left);
+                }
                 Outcome::ClientGone => {
                     self.client_gone(attached, plan).await;
                     return Err(End::Left);
@@ -138,8 +141,8 @@ impl ClientSession {
 
     /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
     /// none. From here on, sessions of this database and user keep the connections on which they draw from sequences.
-    pub(super) async fn forget_strangers_sequences(&self, attached: &mut Attached) -> Result<(), ConnError> {
-        self.principal.reads_sequence_state.store(true, Ordering::Relaxed);
+    pub(super) async fn forget_strangers_sequences(&mut self, attached: &mut Attached) -> Result<(), ConnError> {
+        self.reads_sequences = true;
         let status = match &attached.block {
             _ if attached.known => return Ok(()),
             // What the block has written may be what is asked for.
@@ -165,6 +168,7 @@ impl ClientSession {
         let worker = Rc::clone(&self.worker);
         let context = self.sql_context();
         let link = Arc::clone(attached.lease.link());
+        let failed_block = attached.block.as_ref().is_some_and(|block| block.failed);
         let conn = attached.lease.conn();
         self.registered.slot.arm(ServerProcess {
             node: conn.node,
@@ -189,7 +193,7 @@ impl ClientSession {
             cluster: &worker.shared.cluster,
         };
         let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames])
+        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block)
             .run()
             .await;
         link.finished();
