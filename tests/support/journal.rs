@@ -89,14 +89,17 @@ impl Journals {
     /// Waits until every client has had more entries acknowledged.
     #[track_caller]
     pub fn all_go_on(&self) {
-        let counts = || -> Vec<usize> {
-            let counts = self.clients.iter().map(|(entries, _)| entries.load(Ordering::Relaxed));
-            counts.collect()
-        };
-        let before = counts();
+        let before = self.acknowledged();
         eventually("every client writes on", || {
-            counts().iter().zip(&before).all(|(now, before)| *now >= before + 3)
+            let now = self.acknowledged();
+            now.iter().zip(&before).all(|(now, before)| *now >= before + 3)
         });
+    }
+
+    /// How many entries each client has had acknowledged.
+    pub fn acknowledged(&self) -> Vec<usize> {
+        let clients = self.clients.iter();
+        clients.map(|(entries, _)| entries.load(Ordering::Relaxed)).collect()
     }
 
     /// Lets every client end its entry.

@@ -303,6 +303,21 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until the standbys have all that the primary has: replication is asynchronous, and a killed primary takes the rest with it.
+#[track_caller]
+pub fn until_replayed(lab: &LabGuard) {
+    let end = lab
+        .sql("primary", "select pg_current_wal_flush_lsn()")
+        .expect("a position");
+    let there = format!("select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() >= '{end}' else true end");
+    eventually("the standbys have replayed everything", || {
+        let nodes = lab.nodes().iter();
+        nodes
+            .map(|node| lab.sql(node.name(), &there))
+            .all(|answer| answer.is_ok_and(|it| it == "t"))
+    });
+}
+
 /// The port of the node that answers, as told by the node.
 pub async fn node_port(client: &tokio_postgres::Client, hint: &str) -> i32 {
     client
