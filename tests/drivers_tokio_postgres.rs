@@ -122,7 +122,9 @@ async fn until(client: &Client, sql: &str) {
 
 #[track_caller]
 fn fails<T>(outcome: Result<T, Error>, wanted: &SqlState) -> Error {
-    let error = outcome.err().unwrap_or_else(|| panic!("no error, instead of {wanted:?}"));
+    let error = outcome
+        .err()
+        .unwrap_or_else(|| panic!("no error, instead of {wanted:?}"));
     assert_eq!(error.code(), Some(wanted), "{error}");
     error
 }
@@ -135,7 +137,10 @@ async fn connects(target: Arc<Target>) {
         .application_name("drivers tokio-postgres")
         .target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
     let client = open(&config).await;
-    assert_eq!(one::<String>(&client, "show application_name", &[]).await, "drivers tokio-postgres");
+    assert_eq!(
+        one::<String>(&client, "show application_name", &[]).await,
+        "drivers tokio-postgres"
+    );
     assert!(!one::<bool>(&client, "select pg_is_in_recovery()", &[]).await);
     assert_eq!(
         one::<String>(&client, "select current_database()::text", &[]).await,
@@ -153,9 +158,15 @@ async fn options_at_login(target: Arc<Target>) {
     for _ in 0..3 {
         assert_eq!(one::<i32>(&client, "select n from found", &[]).await, 42);
         assert_eq!(one::<String>(&client, "show statement_timeout", &[]).await, "250ms");
-        fails(other.query("select n from found", &[]).await, &SqlState::UNDEFINED_TABLE);
+        fails(
+            other.query("select n from found", &[]).await,
+            &SqlState::UNDEFINED_TABLE,
+        );
     }
-    fails(client.query("select pg_sleep(10)", &[]).await, &SqlState::QUERY_CANCELED);
+    fails(
+        client.query("select pg_sleep(10)", &[]).await,
+        &SqlState::QUERY_CANCELED,
+    );
     assert_eq!(one::<i32>(&client, "select n from found", &[]).await, 42);
 }
 
@@ -194,7 +205,11 @@ async fn lost_connection(target: Arc<Target>) {
         .query("select pg_terminate_backend($1)", &[&pid])
         .await
         .expect("its end");
-    until(&looker, &format!("select count(*) = 0 from pg_stat_activity where pid = {pid}")).await;
+    until(
+        &looker,
+        &format!("select count(*) = 0 from pg_stat_activity where pid = {pid}"),
+    )
+    .await;
     let error = client.simple_query("select 1").await.expect_err("a lost transaction");
     if target.is_proxy() {
         assert_eq!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE), "{error}");
@@ -226,7 +241,10 @@ async fn vanished_client(target: Arc<Target>) {
 
 async fn simple_queries(target: Arc<Target>) {
     let client = target.open().await;
-    let messages = client.simple_query("select 1; select 2; select 3").await.expect("three");
+    let messages = client
+        .simple_query("select 1; select 2; select 3")
+        .await
+        .expect("three");
     let rows: Vec<&str> = messages
         .iter()
         .filter_map(|message| match message {
@@ -238,7 +256,9 @@ async fn simple_queries(target: Arc<Target>) {
     client.batch_execute("").await.expect("nothing");
     client.batch_execute("-- nothing").await.expect("nothing");
     assert!(client.query("", &[]).await.expect("nothing").is_empty());
-    let many = client.query("select generate_series(1, 20000), repeat('x', 50)", &[]).await;
+    let many = client
+        .query("select generate_series(1, 20000), repeat('x', 50)", &[])
+        .await;
     assert_eq!(many.expect("rows").len(), 20000);
 }
 
@@ -263,9 +283,19 @@ async fn parameters(target: Arc<Target>) {
     echo(&client, "text", "grüße, 世界 \u{1F40D} 'quoted' \\ \n\t".to_owned()).await;
     echo(&client, "varchar(10)", String::new()).await;
     echo(&client, "bytea", (0..=255).collect::<Vec<u8>>()).await;
-    echo(&client, "timestamptz", UNIX_EPOCH + Duration::from_micros(1_709_251_199_000_001)).await;
+    echo(
+        &client,
+        "timestamptz",
+        UNIX_EPOCH + Duration::from_micros(1_709_251_199_000_001),
+    )
+    .await;
     echo(&client, "int[]", vec![Some(1), None, Some(-3)]).await;
-    echo(&client, "text[]", vec![Some("a".to_owned()), Some("b,c\"".to_owned()), None]).await;
+    echo(
+        &client,
+        "text[]",
+        vec![Some("a".to_owned()), Some("b,c\"".to_owned()), None],
+    )
+    .await;
     echo(&client, "timestamptz[]", vec![SystemTime::UNIX_EPOCH]).await;
     for (type_, text) in [
         ("numeric", "-12345678901234567890.123456789"),
@@ -303,7 +333,9 @@ async fn types_of_ones_own(target: Arc<Target>) {
 async fn large_values(target: Arc<Target>) {
     target.table("large", "b bytea, t text").await;
     let client = target.open().await;
-    let data: Vec<u8> = (0..10 * 1024 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let data: Vec<u8> = (0..10 * 1024 * 1024_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     let text = "x".repeat(data.len());
     client
         .execute("insert into large values ($1, $2)", &[&data, &text])
@@ -324,7 +356,10 @@ async fn large_values(target: Arc<Target>) {
 async fn named_statements(target: Arc<Target>) {
     target.table("counted", "id int primary key, n int").await;
     target
-        .make(&format!("insert into counted select n, 0 from generate_series(0, {}) n", CLIENTS - 1))
+        .make(&format!(
+            "insert into counted select n, 0 from generate_series(0, {}) n",
+            CLIENTS - 1
+        ))
         .await;
     let clients = target.open_many(CLIENTS).await;
     let mut own = Vec::new();
@@ -369,7 +404,10 @@ async fn named_statements(target: Arc<Target>) {
         }
     }
     if target.is_proxy() {
-        assert!(servers.iter().filter(|pids| pids.len() > 1).count() >= CLIENTS / 2, "{servers:?}");
+        assert!(
+            servers.iter().filter(|pids| pids.len() > 1).count() >= CLIENTS / 2,
+            "{servers:?}"
+        );
         let all: HashSet<i32> = servers.into_iter().flatten().collect();
         assert!(all.len() <= POOL_SIZE, "{all:?}");
     }
@@ -399,7 +437,10 @@ async fn statements_come_and_go(target: Arc<Target>) {
 async fn changed_tables(target: Arc<Target>) {
     target.table("reshaped", "a int").await;
     let (client, other) = (target.open().await, target.open().await);
-    client.batch_execute("insert into reshaped values (7)").await.expect("a row");
+    client
+        .batch_execute("insert into reshaped values (7)")
+        .await
+        .expect("a row");
     let star = client.prepare("select * from reshaped").await.expect("a statement");
     assert_eq!(client.query_one(&star, &[]).await.expect("a row").get::<_, i32>(0), 7);
     target.caught_up().await;
@@ -422,7 +463,10 @@ async fn many_requests_in_flight(target: Arc<Target>) {
     target.table("piped", "n int").await;
     let client = target.open().await;
     let add = client.prepare("select $1::int + 1").await.expect("a statement");
-    let insert = client.prepare("insert into piped values ($1)").await.expect("a statement");
+    let insert = client
+        .prepare("insert into piped values ($1)")
+        .await
+        .expect("a statement");
     let count = client.prepare("select count(*) from piped").await.expect("a statement");
     for round in 0..target.rounds(20) as i32 {
         // Polled in order, so sent in order; each has its own Sync.
@@ -434,7 +478,11 @@ async fn many_requests_in_flight(target: Arc<Target>) {
         .await;
         assert_eq!(sums, (1..=100).collect::<Vec<i32>>());
         assert_eq!(inserted.expect("an insert"), 1);
-        assert_eq!(found.expect("a count").get::<_, i64>(0), i64::from(round) + 1, "own write in a pipeline");
+        assert_eq!(
+            found.expect("a count").get::<_, i64>(0),
+            i64::from(round) + 1,
+            "own write in a pipeline"
+        );
         fails(failed, &SqlState::DIVISION_BY_ZERO);
     }
 }
@@ -462,13 +510,19 @@ async fn transactions(target: Arc<Target>) {
     target.table("kept", "n int primary key").await;
     let (mut client, looker) = (target.open().await, target.direct().await);
     let block = client.transaction().await.expect("a block");
-    block.execute("insert into kept values ($1)", &[&1]).await.expect("a row");
+    block
+        .execute("insert into kept values ($1)", &[&1])
+        .await
+        .expect("a row");
     assert_eq!(one::<i64>(&looker, "select count(*) from kept", &[]).await, 0);
     block.commit().await.expect("a commit");
     assert_eq!(one::<i64>(&looker, "select count(*) from kept", &[]).await, 1);
     {
         let dropped = client.transaction().await.expect("a block");
-        dropped.execute("insert into kept values (2)", &[]).await.expect("a row");
+        dropped
+            .execute("insert into kept values (2)", &[])
+            .await
+            .expect("a row");
     }
     let mut block = client.transaction().await.expect("a block");
     block.execute("insert into kept values (3)", &[]).await.expect("a row");
@@ -476,7 +530,10 @@ async fn transactions(target: Arc<Target>) {
     outer.execute("insert into kept values (4)", &[]).await.expect("a row");
     let inner = outer.transaction().await.expect("a savepoint");
     inner.execute("insert into kept values (5)", &[]).await.expect("a row");
-    fails(inner.execute("insert into kept values (5)", &[]).await, &SqlState::UNIQUE_VIOLATION);
+    fails(
+        inner.execute("insert into kept values (5)", &[]).await,
+        &SqlState::UNIQUE_VIOLATION,
+    );
     fails(inner.query("select 1", &[]).await, &SqlState::IN_FAILED_SQL_TRANSACTION);
     inner.rollback().await.expect("a rollback");
     outer.commit().await.expect("a release");
@@ -486,9 +543,14 @@ async fn transactions(target: Arc<Target>) {
 }
 
 async fn errors_and_after(target: Arc<Target>) {
-    target.table("unique_numbers", "n int constraint unique_numbers_key primary key").await;
+    target
+        .table("unique_numbers", "n int constraint unique_numbers_key primary key")
+        .await;
     let client = target.open().await;
-    client.batch_execute("insert into unique_numbers values (1)").await.expect("a row");
+    client
+        .batch_execute("insert into unique_numbers values (1)")
+        .await
+        .expect("a row");
     for (sql, code) in [
         ("insert into unique_numbers values (1)", SqlState::UNIQUE_VIOLATION),
         ("select * from no_such_table", SqlState::UNDEFINED_TABLE),
@@ -551,11 +613,19 @@ async fn read_only_and_isolation(target: Arc<Target>) {
 async fn serialization_failure(target: Arc<Target>) {
     target.table("contended", "n int").await;
     let (mut first, second) = (target.open().await, target.open().await);
-    first.batch_execute("insert into contended values (0)").await.expect("a row");
-    let block = first.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+    first
+        .batch_execute("insert into contended values (0)")
+        .await
+        .expect("a row");
+    let block = first
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead);
     let block = block.start().await.expect("a block");
     block.query("select n from contended", &[]).await.expect("a row");
-    second.batch_execute("update contended set n = n + 1").await.expect("an update");
+    second
+        .batch_execute("update contended set n = n + 1")
+        .await
+        .expect("an update");
     fails(
         block.execute("update contended set n = n + 1", &[]).await,
         &SqlState::T_R_SERIALIZATION_FAILURE,
@@ -573,7 +643,9 @@ async fn copies(target: Arc<Target>) {
     let sink = client.copy_in("copy copied from stdin").await.expect("a COPY");
     let mut sink = pin!(sink);
     for n in 0..count {
-        sink.send(bytes::Bytes::from(format!("{n}\trow {n}\n"))).await.expect("data");
+        sink.send(bytes::Bytes::from(format!("{n}\trow {n}\n")))
+            .await
+            .expect("data");
     }
     assert_eq!(sink.finish().await.expect("its end"), count);
     let out = client
@@ -585,7 +657,10 @@ async fn copies(target: Arc<Target>) {
     assert_eq!(text.iter().filter(|&&byte| byte == b'\n').count() as u64, count);
     assert!(text.starts_with(b"0\trow 0\n1\trow 1\n"));
     client.batch_execute("truncate copied").await.expect("a truncate");
-    let sink = client.copy_in("copy copied from stdin (format binary)").await.expect("a COPY");
+    let sink = client
+        .copy_in("copy copied from stdin (format binary)")
+        .await
+        .expect("a COPY");
     let writer = BinaryCopyInWriter::new(sink, &[Type::INT4, Type::TEXT]);
     let mut writer = pin!(writer);
     for n in 0..count as i32 {
@@ -618,7 +693,10 @@ async fn copies_that_fail(target: Arc<Target>) {
     }
     assert_eq!(one::<i64>(&client, "select count(*) from copied_badly", &[]).await, 0);
     for (data, code) in [
-        ("no number\n".to_owned() + &"1\n".repeat(500_000), SqlState::INVALID_TEXT_REPRESENTATION),
+        (
+            "no number\n".to_owned() + &"1\n".repeat(500_000),
+            SqlState::INVALID_TEXT_REPRESENTATION,
+        ),
         ("1\n1\n".to_owned(), SqlState::UNIQUE_VIOLATION),
     ] {
         let sink = client
@@ -645,7 +723,9 @@ async fn copies_that_fail(target: Arc<Target>) {
     }
     // The driver sends one Sync too many here, and takes its answer for the next request's: this connection is of no more use.
     let missing = target.open().await;
-    let missing = missing.copy_in::<_, bytes::Bytes>("copy no_such_table from stdin").await;
+    let missing = missing
+        .copy_in::<_, bytes::Bytes>("copy no_such_table from stdin")
+        .await;
     fails(missing.map(drop), &SqlState::UNDEFINED_TABLE);
     let out = client
         .copy_out("copy (select 1 / (n - 900) from generate_series(1, 1000) n) to stdout")
@@ -666,7 +746,9 @@ async fn copies_that_fail(target: Arc<Target>) {
 
 async fn portals(target: Arc<Target>) {
     target.table("scrolled", "n int").await;
-    target.make("insert into scrolled select generate_series(1, 5000)").await;
+    target
+        .make("insert into scrolled select generate_series(1, 5000)")
+        .await;
     let mut client = target.open().await;
     for read_only in [false, true] {
         let block = client.build_transaction().read_only(read_only);
@@ -701,7 +783,9 @@ async fn portals(target: Arc<Target>) {
         .query_raw("select generate_series(1, $1::int)", [20000])
         .await
         .expect("a stream");
-    let sum = rows.try_fold(0_i64, async |sum, row| Ok(sum + i64::from(row.get::<_, i32>(0)))).await;
+    let sum = rows
+        .try_fold(0_i64, async |sum, row| Ok(sum + i64::from(row.get::<_, i32>(0))))
+        .await;
     assert_eq!(sum.expect("a sum"), 200_010_000);
 }
 
@@ -724,7 +808,11 @@ async fn cancels(target: Arc<Target>) {
         }
     }
     for client in &clients {
-        client.cancel_token().cancel_query(NoTls).await.expect("a cancel request");
+        client
+            .cancel_token()
+            .cancel_query(NoTls)
+            .await
+            .expect("a cancel request");
     }
     for client in &clients {
         assert_eq!(one::<i32>(client, "select 1", &[]).await, 1);
@@ -751,7 +839,10 @@ async fn listen_notify(target: Arc<Target>) {
             .await
             .expect("a NOTIFY");
         let payload = tokio::time::timeout(Duration::from_secs(5), messages.recv()).await;
-        assert_eq!(payload.expect("a notification").as_deref(), Some(format!("n{number}").as_str()));
+        assert_eq!(
+            payload.expect("a notification").as_deref(),
+            Some(format!("n{number}").as_str())
+        );
     }
     listener.batch_execute("unlisten *").await.expect("an UNLISTEN");
     sender.batch_execute("notify news, 'unheard'").await.expect("a NOTIFY");
@@ -884,30 +975,36 @@ struct Own {
 fn targets() -> (Vec<Target>, Option<Own>) {
     let quick = env::var("DRIVERS_QUICK").is_ok_and(|quick| !quick.is_empty());
     let port = |name: &str| env::var(name).ok()?.parse::<u16>().ok();
-    let (primary, through, standbys, database, own) =
-        match (port("DRIVERS_DIRECT_PORT"), port("DRIVERS_PROXY_PORT"), env::var("DRIVERS_STANDBY_PORTS")) {
-            (Some(primary), Some(through), Ok(standbys)) => {
-                let standbys = standbys.split(',').map(|port| port.parse().expect("a port")).collect();
-                let database = env::var("DRIVERS_DATABASE").expect("DRIVERS_DATABASE");
-                (primary, through, standbys, database, None)
+    let (primary, through, standbys, database, own) = match (
+        port("DRIVERS_DIRECT_PORT"),
+        port("DRIVERS_PROXY_PORT"),
+        env::var("DRIVERS_STANDBY_PORTS"),
+    ) {
+        (Some(primary), Some(through), Ok(standbys)) => {
+            let standbys = standbys.split(',').map(|port| port.parse().expect("a port")).collect();
+            let database = env::var("DRIVERS_DATABASE").expect("DRIVERS_DATABASE");
+            (primary, through, standbys, database, None)
+        }
+        _ => {
+            let lab = LabGuard::fresh(2).expect("a lab");
+            let proxy = Proxy::with(&lab, "[pool]\nsize = 3\n");
+            let ports: Vec<u16> = lab.nodes().iter().map(|node| node.port()).collect();
+            let database = "drivers_tokio_postgres".to_owned();
+            for target in ["direct", "proxy"] {
+                let created = Command::new(lab.pg_bin().join("createdb"))
+                    .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &ports[0].to_string()])
+                    .arg(format!("{database}_{target}"))
+                    .status();
+                assert!(created.expect("createdb").success());
             }
-            _ => {
-                let lab = LabGuard::fresh(2).expect("a lab");
-                let proxy = Proxy::with(&lab, "[pool]\nsize = 3\n");
-                let ports: Vec<u16> = lab.nodes().iter().map(|node| node.port()).collect();
-                let database = "drivers_tokio_postgres".to_owned();
-                for target in ["direct", "proxy"] {
-                    let created = Command::new(lab.pg_bin().join("createdb"))
-                        .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &ports[0].to_string()])
-                        .arg(format!("{database}_{target}"))
-                        .status();
-                    assert!(created.expect("createdb").success());
-                }
-                let through = proxy.port;
-                let own = Own { _proxy: proxy, _lab: lab };
-                (ports[0], through, ports[1..].to_vec(), database, Some(own))
-            }
-        };
+            let through = proxy.port;
+            let own = Own {
+                _proxy: proxy,
+                _lab: lab,
+            };
+            (ports[0], through, ports[1..].to_vec(), database, Some(own))
+        }
+    };
     let secure = port("DRIVERS_SECURE_PORT").zip(env::var("DRIVERS_PASSWORD").ok());
     let target = |label, port| Target {
         label,
@@ -946,7 +1043,10 @@ fn tokio_postgres_works_directly_and_through_the_proxy() {
     let failures = AtomicUsize::new(0);
     for target in targets {
         let target = Arc::new(target);
-        for (name, run) in all().into_iter().filter(|(name, _)| name.to_lowercase().contains(&only)) {
+        for (name, run) in all()
+            .into_iter()
+            .filter(|(name, _)| name.to_lowercase().contains(&only))
+        {
             let began = Instant::now();
             let problem = runtime.block_on(async {
                 match tokio::time::timeout(LIMIT, tokio::spawn(run(Arc::clone(&target)))).await {
