@@ -127,3 +127,35 @@ async fn a_lock_taken_by_a_statement_that_failed_stays_with_its_session() {
         })
     });
 }
+
+#[tokio::test]
+async fn a_read_only_block_moves_to_the_primary_unless_it_has_one_snapshot_throughout() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let admin = proxy.client().await;
+    run(
+        &admin,
+        &[
+            "create role steady superuser login",
+            "alter role steady set default_transaction_isolation = 'repeatable read'",
+        ],
+    )
+    .await;
+    let asks = "select pg_is_in_recovery()";
+    for (user, moves) in [("postgres", true), ("steady", false)] {
+        let client = client(&format!(
+            "host=127.0.0.1 port={} user={user} dbname=postgres",
+            proxy.port
+        ))
+        .await;
+        run(&client, &["begin read only", "select count(*) from pg_class"]).await;
+        match client.simple_query(asks).await {
+            Ok(_) => assert!(moves, "a snapshot was changed in the middle of {user}'s block"),
+            Err(error) => {
+                assert!(!moves, "{error:?}");
+                assert_eq!(error.code().map(|code| code.code()), Some("0A000"));
+            }
+        }
+        run(&client, &["rollback", "select 1"]).await;
+    }
+}

@@ -206,6 +206,16 @@ impl BackendConn {
         self.run_until(b"DISCARD SEQUENCES", status).await.map(drop)
     }
 
+    /// Makes sure that each statement of the open block sees the newest state (READ COMMITTED), whatever default it was begun with.
+    ///
+    /// # Errors
+    /// It doesn't, and the block has failed now; or as [`BackendConn::run`].
+    pub async fn sees_anew(&mut self) -> Result<(), ConnError> {
+        const OR_FAIL: &[u8] = b"SELECT 1 / CASE WHEN pg_catalog.current_setting('transaction_isolation') \
+            IN ('read committed', 'read uncommitted') THEN 1 ELSE 0 END";
+        self.run_until(OR_FAIL, TransactionStatus::InBlock).await.map(drop)
+    }
+
     /// Begins a transaction block with `sql`, on the proxy's own account.
     ///
     /// # Errors

@@ -167,6 +167,14 @@ impl ClientSession {
             };
             return Ok(Err(SessionError::BlockOnStandby));
         };
+        // The server's or the role's default may be a level at which the whole block has one snapshot, which no other node has.
+        if attached.lease.conn().sees_anew().await.is_err() {
+            self.phase = Phase::Aborted {
+                untold: false,
+                settings: settings_before,
+            };
+            return Ok(Err(SessionError::BlockOnStandby));
+        }
         if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
             attached.lease.check_in(Instant::now());
         }
