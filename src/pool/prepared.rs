@@ -73,6 +73,15 @@ impl PreparedRegistry {
     }
 }
 
+impl PreparedRegistry {
+    /// The plan of `statement` is out of date on some server: who prepares the same text from now on gets another identity, and so a fresh
+    /// statement on every connection.
+    pub fn retire(&self, statement: &Prepared) {
+        let key = (statement.sql.clone(), statement.types.clone());
+        self.inner.lock().by_content.remove(&key);
+    }
+}
+
 /// The statements that one server connection has, bounded: the least recently used goes first.
 #[derive(Debug, Default)]
 pub struct PreparedSet {
@@ -129,6 +138,14 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &registry.intern(b"select 1", &[0, 0])));
         assert_ne!(one.id(), registry.intern(b"select 1", &[0, 1, 0, 0, 0, 23]).id());
         assert_ne!(one.id(), registry.intern(b"select 2", &[0, 0]).id());
+    }
+
+    #[test]
+    fn a_retired_statement_is_prepared_anew() {
+        let registry = PreparedRegistry::default();
+        let old = registry.intern(b"select * from t", &[0, 0]);
+        registry.retire(&old);
+        assert_ne!(registry.intern(b"select * from t", &[0, 0]).id(), old.id());
     }
 
     #[test]

@@ -28,13 +28,18 @@ pub(super) fn danger(class: &StatementClass) -> Danger {
             Effect::Commit { .. } | Effect::PrepareTransaction | Effect::Begin { .. }
         )
     };
-    let ends = class.effects.iter().any(controls);
+    let rolls_back = |effect: &Effect| matches!(effect, Effect::Rollback { .. });
+    let several = class.statements > 1;
+    let ends = class
+        .effects
+        .iter()
+        .any(|effect| controls(effect) || (several && rolls_back(effect)));
     match &class.reason {
         // Before anything has happened in it, a block that is lost is no loss.
         Reason::TransactionControl if matches!(&class.effects[..], [Effect::Begin { .. }]) => Danger::None,
         // Their bodies may commit.
         Reason::Verb("CALL" | "DO") => Danger::Several,
-        _ if ends && class.statements > 1 => Danger::Several,
+        _ if ends && several => Danger::Several,
         Reason::TransactionControl if ends => Danger::Commit,
         Reason::TooLong | Reason::TooManyTokens | Reason::BadText if class.statements != 1 => Danger::Several,
         _ => Danger::Write,

@@ -497,6 +497,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
             self.refused = Some(error.code);
         }
+        if error.code == SqlState::FEATURE_NOT_SUPPORTED && names_routine(body, b"RevalidateCachedQuery") {
+            // "cached plan must not change result type": preparing again, as drivers do, must make a new statement of it.
+            for named in self.parties.statements.iter() {
+                self.parties.registry.retire(&named.prepared);
+            }
+        }
         let name = self.expect.refused_name();
         match (fate, self.parties.statements.in_clients_words(body, name.as_deref())) {
             (Fate::Forward, Some(reworded)) => Fate::Replace(reworded),
@@ -616,6 +622,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         self.expect.answer_known(&mut self.client_out);
         Ok(())
     }
+}
+
+/// Whether an error's body says that it was raised in this routine of the server's source.
+fn names_routine(body: &[u8], routine: &[u8]) -> bool {
+    let field = [b"\0R", routine, b"\0"].concat();
+    body.windows(field.len()).any(|window| window == field)
 }
 
 /// The server's bytes can't be followed.

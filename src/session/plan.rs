@@ -115,6 +115,7 @@ struct Sum {
     inserts: bool,
     executes: u32,
     copies: bool,
+    ends: bool,
     unknown: bool,
     begins: bool,
     effects: SmallVec<[Arc<StatementClass>; 1]>,
@@ -134,6 +135,7 @@ impl Sum {
             inserts: false,
             executes: 0,
             copies: false,
+            ends: false,
             unknown: false,
             begins: false,
             effects: SmallVec::new(),
@@ -171,6 +173,12 @@ impl Sum {
             self.begins = true;
         }
         self.executes += 1;
+        self.ends |= class.effects.iter().any(|effect| {
+            matches!(
+                effect,
+                Effect::Commit { .. } | Effect::Rollback { .. } | Effect::PrepareTransaction
+            )
+        });
         self.copies |= matches!(class.reason, Reason::Verb("COPY"));
         if class.access == Access::Write && !(class.hint == Some(Hint::Standby) && class.standby_by_hint) {
             self.access = Access::Write;
@@ -449,7 +457,7 @@ fn judge(
         sum.opaque();
     }
     // Several statements in one batch are one transaction, unless one of them ends it.
-    if sum.executes > 1 && sum.danger == Danger::Commit {
+    if sum.executes > 1 && sum.ends {
         sum.danger = Danger::Several;
     }
     sum.begins &= sum.danger != Danger::Several;

@@ -76,7 +76,14 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
     let mut frames = SmallVec::<[FrameAt; 8]>::new();
     let (mut at, mut closed, mut requests) = (0, (0, 0), 0);
     let mut open = false;
-    while let Some(header) = frontend_header(&bytes[at..])? {
+    loop {
+        let header = match frontend_header(&bytes[at..]) {
+            Ok(Some(header)) => header,
+            Ok(None) => break,
+            // What came before it is carried out first.
+            Err(_) if requests > 0 => break,
+            Err(bad) => return Err(bad),
+        };
         let whole = header.total <= bytes.len() - at;
         match header.tag {
             b'X' if frames.is_empty() => return Ok(Gathered::Terminate),
@@ -99,6 +106,7 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
                     until(frames, closed)
                 });
             }
+            b'p' if requests > 0 => break,
             b'p' => return Err(BadFrame::UnknownTag(b'p')),
             _ => {}
         }

@@ -226,7 +226,8 @@ fn change_settings(state: &mut SessionState, attached: &mut Attached, wanted: Se
     set(state, wanted);
 }
 
-fn set(state: &mut SessionState, settings: Arc<Settings>) {
+/// The session has these settings from now on.
+pub(super) fn set(state: &mut SessionState, settings: Arc<Settings>) {
     state.pg_catalog_first = pg_catalog_first(&settings);
     state.settings = settings;
 }

@@ -101,6 +101,11 @@ impl Statements {
         self.named.remove(name)
     }
 
+    /// All named ones.
+    pub fn iter(&self) -> impl Iterator<Item = &Named> {
+        self.named.values()
+    }
+
     /// A server's error that speaks of a statement by its name there, as a whole message with the client's own name in it. `None` if it
     /// speaks of none, which is what most do. `name` is the one meant, where that is known: several may have one text.
     pub fn in_clients_words(&self, error: &[u8], name: Option<&[u8]>) -> Option<Vec<u8>> {

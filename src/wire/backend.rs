@@ -1,8 +1,8 @@
 //! Following a server's replies without decoding them.
 //!
-//! [`ReplyScanner`] walks over whatever has arrived and names each message once. Rows and copy data are passed over in runs, whole or
-//! not; of the rest the scanner waits until the message is complete, because somebody looks inside (a SQLSTATE, a parameter, a
-//! transaction status), unless it is too large to wait for, when its front has to do.
+//! [`ReplyScanner`] walks over whatever has arrived and names each message once. Rows and copy data are passed over in runs; of the rest
+//! somebody looks inside (a SQLSTATE, a parameter, a transaction status). All are waited for until they are whole, unless they are too
+//! large for that: then the front has to do, and the rest is passed on in parts.
 
 use super::frame::{HEADER, header};
 use super::frontend::c_string;
@@ -76,6 +76,14 @@ impl ReplyScanner {
                 if total <= rest.len() {
                     pos += total;
                     continue;
+                }
+                if total <= WAIT_LIMIT {
+                    // Passed on whole or not at all, so that a server that is lost leaves nothing half said.
+                    return if pos > at {
+                        Step::Opaque { end: pos }
+                    } else {
+                        Step::Incomplete
+                    };
                 }
                 self.skip = total - rest.len();
                 return Step::Opaque { end: bytes.len() };

@@ -1,5 +1,6 @@
 //! Answers that the session gives itself: errors of the proxy's own, the end of a lost block, and what needs no server.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::block_end;
@@ -9,6 +10,7 @@ use super::super::phase::Phase;
 use super::super::plan::{Ends, Plan};
 use super::super::request::{FrameAt, Tail, Unit};
 use super::super::retry::Verdict;
+use super::super::settle;
 use super::super::statements::{self};
 use super::{ClientSession, End};
 use crate::route::Route;
@@ -81,7 +83,7 @@ impl ClientSession {
             self.note_statements(&unit.frames[..plan.frames]);
             let out = block_end::rolled_back(&unit.frames[..plan.frames], self.client.inbox.bytes());
             self.client.inbox.consume(plan.len);
-            self.state.settings = settings;
+            settle::set(&mut self.state, settings);
             return self.say(&out).await;
         }
         if untold && plan.ends_block() == Some(Ends::Commit) {
@@ -117,8 +119,20 @@ impl ClientSession {
             inbox: plan.len,
             cut: last.map_or(0, |frame| frame.end.saturating_sub(plan.len)),
         };
+        self.refuse_block(plan);
         let status = self.status();
         self.refuse(&error, left, status).await
+    }
+
+    /// A BEGIN that was refused: what the client has sent behind it must not run on its own. A server's BEGIN doesn't fail, and so the
+    /// client may not have waited to see.
+    fn refuse_block(&mut self, plan: &Plan) {
+        if plan.begins && matches!(self.phase, Phase::Idle) {
+            self.phase = Phase::Aborted {
+                untold: false,
+                settings: Arc::clone(&self.state.settings),
+            };
+        }
     }
 
     /// Answers what is still owed of a unit whose node was lost.
@@ -130,6 +144,11 @@ impl ClientSession {
         left: Left,
         status: TransactionStatus,
     ) -> Result<(), End> {
+        self.refuse_block(plan);
+        let status = match self.phase {
+            Phase::Aborted { .. } => TransactionStatus::Failed,
+            Phase::Idle | Phase::Attached(_) => status,
+        };
         if plan.access == Access::Write {
             self.state.history.last_write = Some(Instant::now());
         }

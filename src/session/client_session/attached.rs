@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::super::danger::Danger;
 use super::super::error::SessionError;
 use super::super::outcome::Outcome;
 use super::super::phase::{Attached, Block, Phase};
@@ -14,6 +13,7 @@ use super::super::placing::{Placed, Placing};
 use super::super::plan::{Ends, Plan};
 use super::super::request::{FrameAt, Unit};
 use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
+use super::super::settle;
 use super::{ClientSession, End, rules};
 use crate::cluster::Hint;
 use crate::config::PoolMode;
@@ -110,7 +110,7 @@ impl ClientSession {
                         .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
                         .await;
                 };
-                self.state.settings = Arc::clone(&block.settings_before);
+                settle::set(&mut self.state, Arc::clone(&block.settings_before));
                 self.state.history.last_write = Some(Instant::now());
                 let ends = plan.ends_block();
                 if ends == Some(Ends::Rollback) && !forwarded {
@@ -121,7 +121,8 @@ impl ClientSession {
                     };
                     return self.answer_aborted(plan, unit).await;
                 }
-                if ends.is_some() || plan.danger == Danger::Several {
+                // Several may have ended it or not: until the client ends it, nothing of what it has sent runs on its own.
+                if ends.is_some() {
                     return self
                         .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
                         .await;
@@ -235,7 +236,7 @@ impl ClientSession {
             return Err(End::Fatal(SessionError::PinnedLost(self.node_name(attached.route))));
         }
         if let Some(block) = attached.block {
-            self.state.settings = Arc::clone(&block.settings_before);
+            settle::set(&mut self.state, Arc::clone(&block.settings_before));
             self.phase = Phase::Aborted {
                 untold: true,
                 settings: block.settings_before,
