@@ -1,5 +1,10 @@
 //! The protocol in all its shapes: what comes back through the proxy is what comes back from a server itself, byte by byte.
 
+#![allow(
+    clippy::type_complexity,
+    reason = "tables of cases say in place what their columns are"
+)]
+
 mod support;
 
 use std::sync::Arc;
