@@ -242,6 +242,10 @@ async fn without_a_primary_writes_wait_for_hold_timeout_and_no_longer() {
         .await
         .expect_err("there is no primary");
     assert_eq!(sqlstate(&told), "57P03");
+    // What was meant for the block that didn't begin must not run by itself.
+    let told = in_a_block.batch_execute("insert into t values (4)").await;
+    assert_eq!(sqlstate(&told.expect_err("its block was refused")), "25P02");
+    in_a_block.batch_execute("rollback").await.expect("the end of the block");
     let took = asked.elapsed();
     assert!(took >= Duration::from_millis(1500), "only {took:?} for three");
     assert!(took < Duration::from_secs(15), "{took:?} for three");
