@@ -245,7 +245,10 @@ async fn without_a_primary_writes_wait_for_hold_timeout_and_no_longer() {
     // What was meant for the block that didn't begin must not run by itself.
     let told = in_a_block.batch_execute("insert into t values (4)").await;
     assert_eq!(sqlstate(&told.expect_err("its block was refused")), "25P02");
-    in_a_block.batch_execute("rollback").await.expect("the end of the block");
+    in_a_block
+        .batch_execute("rollback")
+        .await
+        .expect("the end of the block");
     let took = asked.elapsed();
     assert!(took >= Duration::from_millis(1500), "only {took:?} for three");
     assert!(took < Duration::from_secs(15), "{took:?} for three");
@@ -729,6 +732,23 @@ async fn a_session_with_state_that_is_lost_with_its_node_is_ended() {
             pins.all(|line| line.ends_with(" 0"))
         });
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_pinned_session_does_not_hide_that_its_write_may_have_taken_effect() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let client = proxy.client().await;
+    client
+        .batch_execute("create table t (n int); create temporary table own (n int)")
+        .await
+        .expect("a table");
+    let write = tokio::spawn(async move { client.execute("insert into t select 1 from pg_sleep(60)", &[]).await });
+    let runs = "select count(*) from pg_stat_activity where query like 'insert%' and wait_event = 'PgSleep'";
+    eventually("it runs", || lab.sql("node1", runs).expect("a count") == "1");
+    lab.stop("node1", StopMode::Immediate, &mut Quiet).expect("stopped");
+    let told = ended("the write", write).await.expect_err("its node is gone");
+    assert_eq!(sqlstate(&told), "08007");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

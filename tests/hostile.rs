@@ -765,7 +765,6 @@ fn middles() -> Vec<Middle> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "known gap: a write whose client vanished runs on after its place in the pool is given away"]
 async fn clients_that_vanish_leave_nothing_behind() {
     let scene = Scene::start("[pool]\nsize = 2\n").await;
     scene.direct().await.run("create table left_behind (n int)").await;
@@ -808,7 +807,6 @@ async fn clients_that_vanish_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "known gap: a write whose client vanished runs on after its place in the pool is given away"]
 async fn writes_whose_clients_vanished_still_count_in_the_pool() {
     let scene = Scene::start("[pool]\nsize = 2\n").await;
     let mut locker = scene.direct().await;

@@ -202,7 +202,8 @@ impl Pools {
         })
     }
 
-    fn snapshot(&self) -> Vec<Arc<PrincipalPools>> {
+    /// The pools of every database and user that there are now.
+    pub fn snapshot(&self) -> Vec<Arc<PrincipalPools>> {
         self.by_principal.lock().values().cloned().collect()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::admin::http::AdminSource;
-use crate::admin::status::{ClientCounts, ConnectionCounts, NodeStatus, Role, Status};
+use crate::admin::status::{ClientCounts, ConnectionCounts, NodeStatus, PoolStatus, Role, Status};
 use crate::cluster::{NodeRole, NodeState, RoutingTable, Serving};
 use crate::metrics;
 use crate::route::usable_lag;
@@ -92,6 +92,34 @@ impl Observer {
         node.role == NodeRole::Primary || usable_lag(node, max_lag, now).is_some()
     }
 
+    /// The pools that have or want a connection.
+    fn pools(&self, table: &RoutingTable) -> Vec<PoolStatus> {
+        let size = self.shared.config.load().pool.size as u64;
+        let mut pools = Vec::new();
+        for principal in self.shared.pools.snapshot() {
+            for node in &table.nodes {
+                let pool = principal.at(node.id);
+                let ((idle, active), waiting) = (pool.occupancy(), pool.waiting() as u64);
+                if (idle, active, waiting) == (0, 0, 0) {
+                    continue;
+                }
+                pools.push(PoolStatus {
+                    node: node.name.to_string(),
+                    database: principal.login.database.to_string(),
+                    user: principal.login.user.to_string(),
+                    connections: ConnectionCounts {
+                        idle: idle as u64,
+                        active: active as u64,
+                    },
+                    size,
+                    waiting,
+                });
+            }
+        }
+        pools.sort_by(|a, b| (&a.database, &a.user, &a.node).cmp(&(&b.database, &b.user, &b.node)));
+        pools
+    }
+
     fn clients(&self, table: &RoutingTable) -> ClientCounts {
         let total = self.shared.clients.load(Ordering::Relaxed) as u64;
         let held = self.shared.held.load(Ordering::Relaxed) as u64;
@@ -175,6 +203,7 @@ impl AdminSource for Observer {
             held_statements: self.shared.held.load(Ordering::Relaxed) as u64,
             failovers: table.stats.failovers,
             nodes: nodes.collect(),
+            pools: self.pools(&table),
             ..Status::default()
         }
     }

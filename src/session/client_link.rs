@@ -1,13 +1,15 @@
 //! The client's side of a session: its socket, what it has sent, and what of that is passed over.
 
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 
 use tokio::io::AsyncWriteExt;
 
 use super::inbox::{Buffers, Inbox};
 use super::outcome::Left;
-use super::request::{Gathered, Unit, gather};
+use super::request::{CAP, Gathered, Unit, gather};
 use crate::wire::backend::{TransactionStatus, put_ready};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::BadFrame;
@@ -100,6 +102,21 @@ impl ClientLink {
         self.inbox.consume(left.inbox);
         self.discard = left.cut;
         self.say(&out).await
+    }
+
+    /// Waits until the client is gone. What it sends meanwhile is taken in, up to a bound; behind more than that its end isn't seen. Dropping
+    /// it loses nothing.
+    pub async fn gone(&mut self) {
+        poll_fn(|cx| {
+            while self.inbox.bytes().len() < CAP {
+                match ready!(self.inbox.poll_fill(&mut self.stream, cx)) {
+                    Ok(count) if count > 0 => {}
+                    Ok(_) | Err(_) => return Poll::Ready(()),
+                }
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Sends bytes to the client.

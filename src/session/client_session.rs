@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
+use super::abandon::{Unfinished, abandon};
 use super::cancel::Registered;
 use super::client_link::ClientLink;
 use super::control::Order;
@@ -347,14 +348,13 @@ impl ClientSession {
     }
 
     /// The client went away while its statement ran: a read is cancelled, a write is allowed to end. The connection is closed either way.
-    async fn client_gone(&mut self, mut attached: Box<Attached>, plan: &Plan) {
-        let worker = Rc::clone(&self.worker);
-        let conn = attached.lease.conn();
+    fn client_gone(&mut self, attached: Box<Attached>, plan: &Plan, open: bool) {
         let commits = plan.ends_block() == Some(Ends::Commit) || plan.danger == Danger::Several;
-        if plan.danger == Danger::None || (attached.block.is_some() && !commits) {
-            let address = worker.shared.pools.link(conn.node).address.clone();
-            let (pid, secret) = (conn.pid, Arc::clone(&conn.secret));
-            let _ = crate::auth::server_login::cancel(&address, &worker.shared.node_tls, pid, &secret).await;
-        }
+        let unfinished = if open || plan.danger == Danger::None || (attached.block.is_some() && !commits) {
+            Unfinished::Cancel
+        } else {
+            Unfinished::LetEnd
+        };
+        abandon(&self.worker, attached.lease, unfinished);
     }
 }

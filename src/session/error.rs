@@ -59,8 +59,16 @@ pub enum SessionError {
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     BlockLost,
     /// State that only a lost connection had.
-    #[error("terminating connection: node {0} was lost, and with it session state that cannot be rebuilt")]
-    PinnedLost(String),
+    #[error("terminating connection: node {node} was lost, and with it session state that cannot be rebuilt{}", match verdict {
+        Verdict::CertainlyNotCommitted => "",
+        Verdict::Unknown => "; a commit was in flight: it is not known whether it took effect",
+    })]
+    PinnedLost {
+        /// Its name.
+        node: String,
+        /// What is known of what ran when it was lost.
+        verdict: Verdict,
+    },
     /// A READ ONLY block on a standby came to something that only the primary can do, and can't be moved.
     #[error("this READ ONLY transaction runs on a standby, and the statement needs the primary")]
     BlockOnStandby,
@@ -104,7 +112,15 @@ impl SessionError {
             SessionError::NodeLogin { code, .. } | SessionError::Settings { code, .. } => *code,
             SessionError::NodeLost { verdict, .. } => verdict.sqlstate(),
             SessionError::BlockLost => SqlState::IN_FAILED_SQL_TRANSACTION,
-            SessionError::PinnedLost(_) | SessionError::Draining => SqlState::ADMIN_SHUTDOWN,
+            SessionError::PinnedLost {
+                verdict: Verdict::CertainlyNotCommitted,
+                ..
+            }
+            | SessionError::Draining => SqlState::ADMIN_SHUTDOWN,
+            SessionError::PinnedLost {
+                verdict: verdict @ Verdict::Unknown,
+                ..
+            } => verdict.sqlstate(),
             SessionError::BadSetting { .. } => SqlState::INVALID_PARAMETER_VALUE,
             SessionError::BlockOnStandby | SessionError::Unsupported(_) => SqlState::FEATURE_NOT_SUPPORTED,
         }
@@ -126,7 +142,14 @@ impl SessionError {
                 verdict: Verdict::Unknown,
                 ..
             } => Some("Look whether its effects are there before running it again."),
-            SessionError::PinnedLost(_) => Some("Connect again."),
+            SessionError::PinnedLost {
+                verdict: Verdict::CertainlyNotCommitted,
+                ..
+            } => Some("Connect again."),
+            SessionError::PinnedLost {
+                verdict: Verdict::Unknown,
+                ..
+            } => Some("Connect again, and look whether its effects are there before running it again."),
             SessionError::BlockOnStandby => {
                 Some("Begin the transaction READ WRITE, or put /* pgsluice: primary */ into its first statement.")
             }

@@ -231,7 +231,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             }
             took_client = self.takes_client();
             if !self.client_out.is_empty() && self.open && self.forward(replies, 0).await.is_err() {
-                return Outcome::ClientGone;
+                return self.client_gone();
             }
             if self.is_complete() {
                 return match self.refused {
@@ -256,7 +256,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                     match self.digest(replies) {
                         Ok(end) => {
                             if self.forward(replies, end).await.is_err() {
-                                return Outcome::ClientGone;
+                                return self.client_gone();
                             }
                         }
                         Err(Malformed) => return self.node_lost(),
@@ -270,7 +270,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                         return Outcome::Violation(violation);
                     }
                 }
-                Event::FromClient(_) => return Outcome::ClientGone,
+                Event::FromClient(_) => return self.client_gone(),
             }
         }
     }
@@ -286,6 +286,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     /// Whether the server waits for more from the client.
     fn takes_client(&self) -> bool {
         self.open || self.copy_in || self.cut > 0
+    }
+
+    fn client_gone(&self) -> Outcome {
+        Outcome::ClientGone {
+            open: self.open && self.extended,
+        }
     }
 
     fn node_lost(&self) -> Outcome {

@@ -9,6 +9,7 @@
 //! 4. [`exchange`] sends it and relays the answer, translating statement names by [`translate`].
 //! 5. [`retry`] judges failures (pure); [`client_session`] settles what the unit changed.
 
+mod abandon;
 mod block_end;
 pub mod cancel;
 pub mod client_link;

@@ -33,8 +33,11 @@ pub enum Outcome {
     },
     /// The connection to the server is lost in the middle of a message that the client has a part of: nothing more can be told it.
     Torn,
-    /// The client is gone. `idle` if the server had nothing left to answer.
-    ClientGone,
+    /// The client is gone.
+    ClientGone {
+        /// In a batch whose Sync it had not sent: none of it will be committed.
+        open: bool,
+    },
     /// The client sent something that is not the protocol, where the server waited for it.
     Violation(BadFrame),
 }

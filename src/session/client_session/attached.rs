@@ -83,10 +83,6 @@ impl ClientSession {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                 Err(End::Left)
             }
-            Outcome::Refused(_) | Outcome::NodeLost { .. } if self.state.pins.any() => {
-                self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
-                Err(End::Fatal(SessionError::PinnedLost(self.node_name(route))))
-            }
             Outcome::Refused(_) => Err(End::Left),
             Outcome::NodeLost {
                 farewell,
@@ -105,6 +101,10 @@ impl ClientSession {
                 };
                 let block = attached.block.take();
                 drop(attached);
+                if self.state.pins.any() {
+                    let node = self.node_name(route);
+                    return Err(End::Fatal(SessionError::PinnedLost { node, verdict }));
+                }
                 let Some(block) = block else {
                     return self
                         .report_loss(plan, route, verdict, left, TransactionStatus::Idle)
@@ -134,11 +134,14 @@ impl ClientSession {
                 self.report_loss(plan, route, verdict, left, TransactionStatus::Failed)
                     .await
             }
-            Outcome::ClientGone => {
-                self.client_gone(attached, plan).await;
+            Outcome::ClientGone { open } => {
+                self.client_gone(attached, plan, open);
                 Err(End::Left)
             }
-            Outcome::Violation(bad) => Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
+            Outcome::Violation(bad) => {
+                self.client_gone(attached, plan, false);
+                Err(End::Fatal(SessionError::Protocol(bad.to_string())))
+            }
         }
     }
 
@@ -233,7 +236,10 @@ impl ClientSession {
             .cluster
             .hint(attached.route.node, Hint::ConnectionLost);
         if self.state.pins.any() {
-            return Err(End::Fatal(SessionError::PinnedLost(self.node_name(attached.route))));
+            return Err(End::Fatal(SessionError::PinnedLost {
+                node: self.node_name(attached.route),
+                verdict: Verdict::CertainlyNotCommitted,
+            }));
         }
         if let Some(block) = attached.block {
             settle::set(&mut self.state, Arc::clone(&block.settings_before));

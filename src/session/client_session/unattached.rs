@@ -49,6 +49,7 @@ impl ClientSession {
                 placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings, reclaim) => placed,
                 // Polled only when there is a wait.
                 () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
+                () = self.client.gone() => return Err(End::Left),
             };
             let Placed { lease, route, reported } = match placed {
                 Ok(placed) => placed,
@@ -119,11 +120,14 @@ impl ClientSession {
                     worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                     return Err(End::Left);
                 }
-                Outcome::ClientGone => {
-                    self.client_gone(attached, plan).await;
+                Outcome::ClientGone { open } => {
+                    self.client_gone(attached, plan, open);
                     return Err(End::Left);
                 }
-                Outcome::Violation(bad) => return Err(End::Fatal(SessionError::Protocol(bad.to_string()))),
+                Outcome::Violation(bad) => {
+                    self.client_gone(attached, plan, false);
+                    return Err(End::Fatal(SessionError::Protocol(bad.to_string())));
+                }
             }
         }
     }
