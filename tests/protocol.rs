@@ -1425,3 +1425,32 @@ async fn a_read_only_block_stays_on_one_standby_until_it_needs_the_primary() {
     drop((client, writer));
     scene.settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replication_connection_is_relayed_to_the_primary() {
+    let scene = Scene::start("").await;
+    let mut walsender = scene
+        .wire_with(&[("replication", "database"), ("application_name", "copier")])
+        .await;
+    let identity = walsender.query("IDENTIFY_SYSTEM").await;
+    assert_eq!(
+        rows(&identity)[0][1].as_deref(),
+        Some("1"),
+        "the timeline: {}",
+        show(&identity)
+    );
+    assert_eq!(walsender.value("select not pg_is_in_recovery()").await, "t");
+    let mut start = scene.direct().await;
+    let from = start.value("select pg_current_wal_lsn()").await;
+    walsender.send(&query(&format!("START_REPLICATION {from}"))).await;
+    walsender.until(b'W').await;
+    start.run("create table streamed (n int)").await;
+    walsender.until(b'd').await;
+    let seen = "select count(*) from pg_stat_replication where application_name = 'copier'";
+    assert_eq!(start.value(seen).await, "1");
+    walsender.vanish();
+    until("it has ended", async || start.value(seen).await == "0").await;
+    let physical = scene.wire_with(&[("replication", "true")]).await;
+    drop(physical);
+    scene.settled().await;
+}

@@ -69,6 +69,14 @@ async fn settings_end_as_they_do_on_a_connection_of_ones_own() {
         &["reset work_mem; set statement_timeout = '9s'"],
         &["begin", "reset work_mem", "set statement_timeout = '9s'", "commit"],
         &["create temp table tt()", "reset all"],
+        &["select set_config('work_mem', '13MB', false)"],
+        &["select set_config('Work_Mem', (12 + 1) || 'MB', false), set_config('statement_timeout', '7', true)"],
+        &["select set_config('work_mem', '13MB', false) where 1 = 2"],
+        &["begin", "select set_config('work_mem', '13MB', false)", "rollback"],
+        &["begin", "select set_config('work_mem', '13MB', false)", "commit"],
+        &["begin", "select set_config('work_mem', '13MB', true)", "commit"],
+        &["select set_config('work_mem', '13MB', false); reset work_mem"],
+        &["set statement_timeout = '9s'; select set_config('work_mem', '13MB', false)"],
         &["set session characteristics as transaction isolation level repeatable read"],
     ];
     let options = "options='-c work_mem=14MB'";
@@ -100,6 +108,25 @@ async fn settings_end_as_they_do_on_a_connection_of_ones_own() {
                 "0",
                 "a stranger's, after {conversation:?}"
             );
+        }
+    }
+}
+
+#[tokio::test]
+async fn set_config_binds_nobody_to_a_connection() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[pool]\nsize = 1\ncheckout_timeout = \"5s\"\n");
+    let (one, other) = (proxy.client().await, proxy.client().await);
+    let set = "select set_config('app.tenant', $1, false)";
+    for round in 0..3 {
+        for (client, name) in [(&one, "one"), (&other, "other")] {
+            client
+                .query(set, &[&format!("{name} {round}")])
+                .await
+                .expect("a setting");
+        }
+        for (client, name) in [(&one, "one"), (&other, "other")] {
+            assert_eq!(show(client, "app.tenant").await, format!("{name} {round}"));
         }
     }
 }

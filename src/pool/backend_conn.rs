@@ -15,6 +15,7 @@ use crate::auth::server_login::ServerSession;
 use crate::cluster::{Epoch, NodeId};
 use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
 use crate::wire::error_response::ErrorView;
+use crate::wire::frame::{HEADER, header};
 use crate::wire::frontend;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
@@ -68,6 +69,15 @@ pub enum ConnError {
         /// Its message.
         message: String,
     },
+}
+
+/// What a server said to something that was asked on the proxy's own account.
+#[derive(Debug, Default)]
+struct Said {
+    /// Parameters.
+    reported: Vec<(String, String)>,
+    /// The first column of a row, if one came that isn't too large to wait for; `None` in it for NULL.
+    row: Option<Option<Box<[u8]>>>,
 }
 
 impl BackendConn {
@@ -183,9 +193,9 @@ impl BackendConn {
             return Ok(Vec::new());
         }
         let sql = self.settings.sql_towards(wanted);
-        let reported = self.run_until(sql.as_bytes(), status).await?;
+        let said = self.run_until(sql.as_bytes(), status).await?;
         self.settings = Arc::clone(wanted);
-        Ok(reported)
+        Ok(said.reported)
     }
 
     /// Runs `sql` on the proxy's own account and answers the parameters reported meanwhile. Rows are thrown away.
@@ -195,7 +205,21 @@ impl BackendConn {
     /// # Errors
     /// As [`BackendConn::apply_settings`].
     pub async fn run(&mut self, sql: &[u8]) -> Result<Vec<(String, String)>, ConnError> {
-        self.run_until(sql, TransactionStatus::Idle).await
+        Ok(self.run_until(sql, TransactionStatus::Idle).await?.reported)
+    }
+
+    /// What the setting `name` is at this moment, inside a block or outside. `None` if there is no such setting.
+    ///
+    /// # Errors
+    /// As [`BackendConn::run`]; a value of more than some 16 KB counts as a lost connection.
+    pub async fn setting(&mut self, name: &str, status: TransactionStatus) -> Result<Option<Box<str>>, ConnError> {
+        let sql = format!(
+            "SELECT pg_catalog.current_setting({}, true)",
+            super::settings::literal(name)
+        );
+        let row = self.run_until(sql.as_bytes(), status).await?.row;
+        let value = row.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(value.map(|value| String::from_utf8_lossy(&value).into()))
     }
 
     /// Forgets what `currval()` and `lastval()` would tell of other sessions, inside a block or outside.
@@ -224,18 +248,23 @@ impl BackendConn {
         self.run_until(sql, TransactionStatus::InBlock).await.map(drop)
     }
 
-    async fn run_until(&mut self, sql: &[u8], want: TransactionStatus) -> Result<Vec<(String, String)>, ConnError> {
+    async fn run_until(&mut self, sql: &[u8], want: TransactionStatus) -> Result<Said, ConnError> {
         let mut request = Vec::with_capacity(sql.len() + 6);
         frontend::put_query(&mut request, sql);
         self.stream.write_all(&request).await?;
         self.stream.flush().await?;
         let (mut buffer, mut scanner) = (BytesMut::with_capacity(4096), ReplyScanner::default());
-        let (mut reported, mut refused) = (Vec::new(), None);
+        let (mut said, mut refused) = (Said::default(), None);
         loop {
             let mut at = 0;
             while at < buffer.len() {
                 match scanner.step(&buffer, at) {
-                    Step::Opaque { end } => at = end,
+                    Step::Opaque { end } => {
+                        if let Some(body) = whole_row(&buffer[at..end]) {
+                            said.row = Some(first_column(body).map(Box::from));
+                        }
+                        at = end;
+                    }
                     Step::Incomplete => break,
                     Step::Malformed => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
                     Step::Message { tag, body, end } => {
@@ -244,7 +273,7 @@ impl BackendConn {
                             b'S' => {
                                 if let Some((name, value)) = parameter_status(body) {
                                     self.note_parameter(name, value);
-                                    reported.push((name.to_owned(), value.to_owned()));
+                                    said.reported.push((name.to_owned(), value.to_owned()));
                                 }
                             }
                             b'E' => {
@@ -255,7 +284,7 @@ impl BackendConn {
                             }
                             b'Z' => {
                                 return match (refused, TransactionStatus::parse(body)) {
-                                    (None, Some(status)) if status == want => Ok(reported),
+                                    (None, Some(status)) if status == want => Ok(said),
                                     (Some((code, message)), Some(TransactionStatus::Idle)) => {
                                         Err(ConnError::Refused { code, message })
                                     }
@@ -273,4 +302,16 @@ impl BackendConn {
             }
         }
     }
+}
+
+/// The body of the DataRow at the front of what a scanner passes over, if all of it is there.
+fn whole_row(bytes: &[u8]) -> Option<&[u8]> {
+    let (_, length) = header(bytes).filter(|(tag, _)| *tag == b'D')?;
+    bytes.get(HEADER..length as usize + 1)
+}
+
+/// The first column of a DataRow, as text. `None` for NULL.
+fn first_column(body: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = body.get(2..)?.split_first_chunk()?;
+    rest.get(..usize::try_from(i32::from_be_bytes(*length)).ok()?)
 }

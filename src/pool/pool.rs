@@ -316,6 +316,20 @@ impl Pool {
     }
 
     async fn open(&self, worker: usize, epoch: Epoch) -> Result<Box<BackendConn>, CheckoutError> {
+        self.open_apart(worker, epoch, &[]).await
+    }
+
+    /// Opens a connection that the pool doesn't count and that never comes back to it, with more start-up `parameters`. The node's limit
+    /// and its fence hold for it.
+    ///
+    /// # Errors
+    /// As [`Pool::checkout`].
+    pub async fn open_apart(
+        &self,
+        worker: usize,
+        epoch: Epoch,
+        parameters: &[(&str, &str)],
+    ) -> Result<Box<BackendConn>, CheckoutError> {
         let limits = self.login.limits();
         let _reserved = match limits.max_per_node {
             None => None,
@@ -330,7 +344,7 @@ impl Pool {
             address: &self.link.address,
             user: &self.login.user,
             database: &self.login.database,
-            parameters: &[],
+            parameters,
             secret: secret.as_ref(),
             tls: self.login.tls(),
             timeout: limits.connect_timeout,

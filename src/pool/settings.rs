@@ -104,7 +104,7 @@ fn quoted_name(name: &str) -> String {
 }
 
 /// A string constant that reads the same whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') {
         format!("E'{}'", quoted.replace('\\', "\\\\"))

@@ -27,6 +27,7 @@ use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
 use super::plan::{Ends, Plan, plan};
 use super::request::{Gathered, Tail, Unit};
+use super::retry::Verdict;
 use super::settle;
 use super::statements::Statements;
 use super::worker::{Present, Worker};
@@ -313,7 +314,10 @@ impl ClientSession {
         let now = Instant::now();
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
-        settle::settle(&mut self.state, &mut attached, plan, &later, answer, now);
+        let asked = self
+            .ask_for_settings(&mut attached, settle::to_ask(plan, &later, answer), answer)
+            .await?;
+        settle::settle(&mut self.state, &mut attached, plan, &later, answer, &asked, now);
         if plan.tail == Tail::Prepared && answer.failed {
             self.client.skip_to_sync();
         }
@@ -345,6 +349,29 @@ impl ClientSession {
             return Err(End::Fatal(SessionError::Draining));
         }
         Ok(())
+    }
+
+    /// Asks the server what the session has set by `set_config()`.
+    async fn ask_for_settings(
+        &mut self,
+        attached: &mut Attached,
+        names: SmallVec<[String; 1]>,
+        answer: Answer,
+    ) -> Result<SmallVec<[(String, Box<str>); 1]>, End> {
+        let mut asked = SmallVec::new();
+        for name in names {
+            match attached.lease.conn().setting(&name, answer.status).await {
+                Ok(Some(value)) => asked.push((name, value)),
+                Ok(None) => {}
+                // The client has been told that it is set.
+                Err(_) => {
+                    let node = self.node_name(attached.route);
+                    let verdict = Verdict::CertainlyNotCommitted;
+                    return Err(End::Fatal(SessionError::PinnedLost { node, verdict }));
+                }
+            }
+        }
+        Ok(asked)
     }
 
     /// The client went away while its statement ran: a read is cancelled, a write is allowed to end. The connection is closed either way.

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use super::cancel::Registered;
 use super::client_session::ClientSession;
 use super::error::SessionError;
+use super::replication::{self, Replication};
 use super::worker::{Present, Worker};
 use crate::auth::client_login::{self, ClientIdentity};
 use crate::auth::server_login;
@@ -69,11 +70,15 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
     let limit = worker.shared.config.load().listen.login_timeout;
     let login = tokio::time::timeout(limit, Box::pin(log_in(&worker, present, tcp))).await;
     match login {
-        Ok(Ok(Some(session))) => {
+        Ok(Ok(LoggedIn::Session(session))) => {
             worker.shared.count_login("ok");
             session.run().await;
         }
-        Ok(Ok(None)) => {}
+        Ok(Ok(LoggedIn::Replication(replication))) => {
+            worker.shared.count_login("ok");
+            Box::pin(replication.run()).await;
+        }
+        Ok(Ok(LoggedIn::Gone)) => {}
         Ok(Err(refusal)) => {
             let Refusal {
                 stream,
@@ -105,6 +110,14 @@ pub async fn farewell(stream: &mut Stream, bytes: &[u8]) {
     let _ = tokio::time::timeout(std::time::Duration::from_secs(1), say).await;
 }
 
+/// What a connection has become.
+enum LoggedIn {
+    Session(ClientSession),
+    Replication(Box<Replication>),
+    /// It was a cancel request, or its client has left.
+    Gone,
+}
+
 /// Why a client gets no session, and whom to tell.
 struct Refusal {
     stream: Option<Stream>,
@@ -112,7 +125,7 @@ struct Refusal {
     outcome: &'static str,
 }
 
-async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result<Option<ClientSession>, Box<Refusal>> {
+async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result<LoggedIn, Box<Refusal>> {
     let _ = tcp.set_nodelay(true);
     let shared = &worker.shared;
     let config = shared.config.load_full();
@@ -130,7 +143,7 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
     let startup = match opening {
         Opening::Cancel(key) => {
             cancel(worker, &key).await;
-            return Ok(None);
+            return Ok(LoggedIn::Gone);
         }
         Opening::Startup(startup) => startup,
     };
@@ -149,10 +162,6 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
         let fields = ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, "the proxy is shutting down");
         return Err(refuse(stream, fields));
     }
-    if startup.replication.is_some() {
-        let error = SessionError::Unsupported("pgsluice does not relay replication connections");
-        return Err(refuse(stream, error.fatal().with_hint("Connect to the node itself.")));
-    }
     let settings = match startup_settings(&startup) {
         Ok(settings) => settings,
         Err(fields) => return Err(refuse(stream, fields)),
@@ -162,7 +171,7 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
         let minor = startup.protocol_minor.min(NEWEST_MINOR);
         negotiate_version_message(minor, &startup.unsupported_options, &mut hello);
         if stream.write_all(&hello).await.is_err() {
-            return Ok(None);
+            return Ok(LoggedIn::Gone);
         }
         hello.clear();
     }
@@ -181,10 +190,6 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
     };
     let principal = shared.pools.of(&startup.database, &user, node_secret);
     let settings = Arc::new(settings);
-    let welcome = match welcome(worker, &principal, &settings).await {
-        Ok(welcome) => welcome,
-        Err(fields) => return Err(refuse(stream, fields)),
-    };
     let secret_length = if startup.protocol_minor >= 2 { 32 } else { 4 };
     let Ok(registered) = shared.cancels.register(secret_length) else {
         return Err(refuse(
@@ -192,12 +197,26 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
             ErrorFields::fatal(SqlState::INTERNAL_ERROR, "no randomness for a cancel key"),
         ));
     };
+    if let Some(replication) = &startup.replication {
+        let opened = replication::open(worker, &principal, replication, &startup).await;
+        let conn = match opened {
+            Ok(conn) => conn,
+            Err(error) => return Err(refuse(stream, error.fatal())),
+        };
+        return Ok(LoggedIn::Replication(Box::new(Replication::new(
+            worker, present, stream, conn, registered, hello,
+        ))));
+    }
+    let welcome = match welcome(worker, &principal, &settings).await {
+        Ok(welcome) => welcome,
+        Err(fields) => return Err(refuse(stream, fields)),
+    };
     let mut told = Told::new(welcome);
     greet(&mut hello, &mut told, &settings, &registered);
     if stream.write_all(&hello).await.is_err() || stream.flush().await.is_err() {
-        return Ok(None);
+        return Ok(LoggedIn::Gone);
     }
-    Ok(Some(ClientSession::new(
+    Ok(LoggedIn::Session(ClientSession::new(
         worker, present, stream, principal, settings, told, registered,
     )))
 }
@@ -284,6 +303,7 @@ async fn cancel(worker: &Rc<Worker>, key: &CancelKey) {
         tracing::debug!(%error, "cancel request was not delivered");
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

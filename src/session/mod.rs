@@ -26,6 +26,7 @@ pub mod overhear;
 pub mod phase;
 pub mod placing;
 pub mod plan;
+mod replication;
 pub mod request;
 pub mod retry;
 mod settle;

@@ -10,12 +10,13 @@ use tokio::sync::watch;
 
 use super::error::SessionError;
 use super::worker::Worker;
+use crate::auth::server_login::ServerLoginError;
 use crate::cluster::{Hint, NodeId};
-use crate::pool::{CheckoutError, Lease, PrincipalPools, Purpose, Settings};
+use crate::pool::{BackendConn, CheckoutError, Lease, PrincipalPools, Purpose, Settings};
 use crate::route::balancer::Load;
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
-use crate::route::{Decision, Route, Target, Want, decide};
+use crate::route::{Decision, Route, RouteReason, Target, Want, decide};
 use crate::wire::backend::TransactionStatus;
 
 /// While held, the decision is looked at again this often even if the table hasn't changed: lags change without a word.
@@ -117,12 +118,7 @@ impl<'a> Placing<'a> {
                     self.avoid = Some(route.node);
                     continue;
                 }
-                Err(CheckoutError::Login(error)) => {
-                    return Err(SessionError::NodeLogin {
-                        code: error.sqlstate(),
-                        message: login_message(&error),
-                    });
-                }
+                Err(CheckoutError::Login(error)) => return Err(refused_login(&error)),
             };
             if let Some((node, at)) = self.lost
                 && node == route.node
@@ -149,6 +145,38 @@ impl<'a> Placing<'a> {
                     lease.check_in(Instant::now());
                     return Err(SessionError::Settings { code, message });
                 }
+            }
+        }
+    }
+
+    /// Opens a connection to the primary for one session alone, with `parameters` of its own. Safe to drop.
+    ///
+    /// # Errors
+    /// As [`Placing::connect`].
+    pub async fn connect_apart(
+        &mut self,
+        principal: &PrincipalPools,
+        rules: &Rules,
+        parameters: &[(&str, &str)],
+    ) -> Result<Box<BackendConn>, SessionError> {
+        let shared = &self.worker.shared;
+        loop {
+            let want = Want::Primary(RouteReason::NeedsPrimary);
+            let route = self.route(want, rules, &History::default()).await?;
+            let opened = principal
+                .at(route.node)
+                .open_apart(self.worker.index, route.epoch, parameters)
+                .await;
+            match opened {
+                // The login may have seen the primary change.
+                Ok(_) if shared.cluster.table().epoch != route.epoch => {}
+                Ok(conn) => return Ok(conn),
+                Err(CheckoutError::TimedOut(limit)) => return Err(SessionError::PoolExhausted(limit)),
+                Err(CheckoutError::Login(error)) if error.is_node_down() => {
+                    shared.cluster.hint(route.node, Hint::ConnectionLost);
+                    self.pause(PAUSE).await?;
+                }
+                Err(CheckoutError::Login(error)) => return Err(refused_login(&error)),
             }
         }
     }
@@ -228,9 +256,13 @@ impl<'a> Placing<'a> {
     }
 }
 
-fn login_message(error: &crate::auth::server_login::ServerLoginError) -> String {
-    match error {
-        crate::auth::server_login::ServerLoginError::Refused { message, .. } => message.clone(),
+fn refused_login(error: &ServerLoginError) -> SessionError {
+    let message = match error {
+        ServerLoginError::Refused { message, .. } => message.clone(),
         other => format!("login to the server failed: {other}"),
+    };
+    SessionError::NodeLogin {
+        code: error.sqlstate(),
+        message,
     }
 }

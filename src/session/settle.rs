@@ -18,19 +18,21 @@ use crate::wire::backend::TransactionStatus;
 
 /// Follows one answered unit.
 ///
-/// `later` is what ran beyond the plan, in a batch that was sent piece by piece.
+/// `later` is what ran beyond the plan, in a batch that was sent piece by piece; `asked` are the settings that the server was asked for
+/// since ([`to_ask`]).
 pub(super) fn settle(
     state: &mut SessionState,
     attached: &mut Attached,
     plan: &Plan,
     later: &[Arc<StatementClass>],
     answer: Answer,
+    asked: &[(String, Box<str>)],
     now: Instant,
 ) {
     let was_in_block = attached.block.is_some();
     let settings_before = Arc::clone(&state.settings);
     let effects: SmallVec<[&StatementClass; 2]> = plan.effects.iter().chain(later).map(|class| &**class).collect();
-    follow_effects(state, attached, &effects, answer);
+    follow_effects(state, attached, &effects, answer, asked);
     if (plan.unknown || answer.unknown) && !answer.failed {
         state.pins.add(PinReason::Unknown);
     }
@@ -89,7 +91,27 @@ fn follow_block(state: &mut SessionState, attached: &mut Attached, answer: Answe
     }
 }
 
-fn follow_effects(state: &mut SessionState, attached: &mut Attached, classes: &[&StatementClass], answer: Answer) {
+/// Names of settings whose values only the server knows, now that the unit is answered.
+pub(super) fn to_ask(plan: &Plan, later: &[Arc<StatementClass>], answer: Answer) -> SmallVec<[String; 1]> {
+    if answer.failed || answer.status == TransactionStatus::Failed {
+        return SmallVec::new();
+    }
+    let effects = plan.effects.iter().chain(later).flat_map(|class| &class.effects);
+    effects
+        .filter_map(|effect| match effect {
+            Effect::SetConfig { name } => Some(name.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn follow_effects(
+    state: &mut SessionState,
+    attached: &mut Attached,
+    classes: &[&StatementClass],
+    answer: Answer,
+    asked: &[(String, Box<str>)],
+) {
     if answer.failed {
         follow_failure(state, classes);
         return;
@@ -99,7 +121,7 @@ fn follow_effects(state: &mut SessionState, attached: &mut Attached, classes: &[
     let sets = classes.iter().flat_map(|class| &class.effects).any(|effect| {
         matches!(
             effect,
-            Effect::SetGuc { .. } | Effect::ResetGuc { .. } | Effect::ResetAll
+            Effect::SetGuc { .. } | Effect::SetConfig { .. } | Effect::ResetGuc { .. } | Effect::ResetAll
         )
     });
     if several && controls && sets {
@@ -108,7 +130,7 @@ fn follow_effects(state: &mut SessionState, attached: &mut Attached, classes: &[
         return;
     }
     for effect in classes.iter().flat_map(|class| &class.effects) {
-        follow(state, attached, effect, answer.rolled_back);
+        follow(state, attached, effect, answer.rolled_back, asked);
     }
 }
 
@@ -135,13 +157,24 @@ fn is_control(effect: &Effect) -> bool {
     )
 }
 
-fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, rolled_back: bool) {
+fn follow(
+    state: &mut SessionState,
+    attached: &mut Attached,
+    effect: &Effect,
+    rolled_back: bool,
+    asked: &[(String, Box<str>)],
+) {
+    let mut set_to = |state: &mut SessionState, name: &str, value: SettingValue| {
+        let has = attached.lease.conn().settings.with(name, value.clone());
+        let wanted = state.settings.with(name, value);
+        change_settings(state, attached, wanted, has);
+    };
     match effect {
-        Effect::SetGuc { name, value } => {
-            let value = SettingValue::Sql(value.as_str().into());
-            let has = attached.lease.conn().settings.with(name, value.clone());
-            let wanted = state.settings.with(name, value);
-            change_settings(state, attached, wanted, has);
+        Effect::SetGuc { name, value } => set_to(state, name, SettingValue::Sql(value.as_str().into())),
+        Effect::SetConfig { name } => {
+            if let Some((_, value)) = asked.iter().find(|(known, _)| known == name) {
+                set_to(state, name, SettingValue::Raw(value.clone()));
+            }
         }
         Effect::ResetGuc { name } => {
             let wanted = match state.startup.value(name) {

@@ -57,7 +57,12 @@ pub enum Effect {
         /// The value list as it was written, so that `SET name = value` sets the same again.
         value: String,
     },
-    /// `SET LOCAL name …`.
+    /// `set_config(name, …, false)`: what it sets `name` to, and whether it was called at all, only the server knows.
+    SetConfig {
+        /// Lower case.
+        name: String,
+    },
+    /// `SET LOCAL name …`, or `set_config(name, …, true)`.
     SetLocal {
         /// Lower case.
         name: String,
@@ -109,7 +114,8 @@ pub enum PinReason {
     /// The session relies on the connection on which `nextval()` ran. Classification never says so by itself, since that would
     /// pin every session that calls `nextval()`: the session loop may, on [`Effect::NextVal`].
     Sequence,
-    /// A setting that isn't mirrored: SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS, `set_config()`.
+    /// A setting that isn't mirrored: SET ROLE, SET SESSION AUTHORIZATION, `set_config()` of something that isn't
+    /// named in the text.
     SessionGuc,
     /// `LOAD`, which changes the server process.
     Load,
@@ -212,7 +218,7 @@ impl fmt::Display for Effect {
                 f.write_str("set transaction")?;
                 write_modes(f, *read_only, *isolation)
             }
-            Effect::SetGuc { name, .. } => write!(f, "set {name}"),
+            Effect::SetGuc { name, .. } | Effect::SetConfig { name } => write!(f, "set {name}"),
             Effect::SetLocal { name } => write!(f, "set local {name}"),
             Effect::ResetGuc { name } => write!(f, "reset {name}"),
             Effect::ResetAll => f.write_str("reset all"),

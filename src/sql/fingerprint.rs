@@ -5,8 +5,8 @@
 //! anything but their literals, and no collision of a hash can lend one statement the class of another.
 //!
 //! Literals are left out only in texts whose statements all begin with SELECT, INSERT, UPDATE, DELETE, WITH, VALUES or TABLE: no
-//! value in them can change class or effects. One thing of a string survives: that it spells the name of something that
-//! describes the node (`'pg_locks'::regclass`). Any other text (SET, EXPLAIN, COPY, …) is its own normal form.
+//! value in them can change class or effects, unless they call `set_config`. One thing of a string survives: that it spells the name of
+//! something that describes the node (`'pg_locks'::regclass`). Any other text (SET, EXPLAIN, COPY, …) is its own normal form.
 
 use super::lexer::{Kind, Lexer, PlainStrings};
 use super::names;
@@ -71,6 +71,9 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
                     }
                     at_statement_start = false;
                 }
+                if names_a_setting(bytes) {
+                    return false;
+                }
                 out.extend_from_slice(bytes);
                 out.push(b' ');
             }
@@ -84,6 +87,7 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
                 out.push(b' ');
             }
             Kind::Param if in_list != InList::Outside => out.extend_from_slice(b"$1 "),
+            Kind::Quoted if names_a_setting(bytes) => return false,
             Kind::Quoted | Kind::UnicodeQuoted | Kind::Param | Kind::Operator | Kind::Cast | Kind::ColonEquals => {
                 out.extend_from_slice(bytes);
                 out.push(b' ');
@@ -93,6 +97,15 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
         in_list.drop_repetition(out);
     }
     true
+}
+
+/// Whether a word, quoted or not, is `set_config`, whose first argument is a setting's name.
+fn names_a_setting(word: &[u8]) -> bool {
+    let bare = match word {
+        [b'"', bare @ .., b'"'] => bare,
+        bare => bare,
+    };
+    bare.eq_ignore_ascii_case(b"set_config")
 }
 
 /// Follows `IN (1, 2, 3)`, so that lists of values have one normal form whatever their length. A function's arguments are never

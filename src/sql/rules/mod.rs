@@ -5,6 +5,7 @@ mod explain;
 mod queries;
 mod session_state;
 mod set;
+mod set_config;
 mod transaction;
 
 use smallvec::SmallVec;
@@ -60,7 +61,10 @@ impl Verdict {
     /// Adds what the functions that the statement calls do to the session.
     fn with_calls(mut self, statement: &Statement<'_>) -> Self {
         for call in &statement.calls {
-            self.effects.extend(effect_of_call(*call));
+            match call {
+                FunctionRoute::SetConfig => self.effects.extend(set_config::effects(statement)),
+                call => self.effects.extend(effect_of_call(*call)),
+            }
         }
         self
     }
@@ -80,10 +84,10 @@ fn effect_of_call(route: FunctionRoute) -> Option<Effect> {
         FunctionRoute::MovesSequence => Some(Effect::NextVal),
         FunctionRoute::AdvisorySession => Some(Effect::Pin(PinReason::AdvisoryLock)),
         FunctionRoute::AdvisoryUnlock => Some(Effect::AdvisoryUnlock),
-        FunctionRoute::SetConfig => Some(Effect::Pin(PinReason::SessionGuc)),
         FunctionRoute::SetSeed => Some(Effect::Pin(PinReason::SetSeed)),
         FunctionRoute::Pinning => Some(Effect::Pin(PinReason::ServerResource)),
-        FunctionRoute::Safe
+        FunctionRoute::SetConfig
+        | FunctionRoute::Safe
         | FunctionRoute::Writes
         | FunctionRoute::Admin
         | FunctionRoute::NodeLocal
