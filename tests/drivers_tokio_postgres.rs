@@ -997,6 +997,7 @@ fn targets() -> (Vec<Target>, Option<Own>) {
                     .status();
                 assert!(created.expect("createdb").success());
             }
+            support::until_replayed(&lab);
             let through = proxy.port;
             let own = Own {
                 _proxy: proxy,

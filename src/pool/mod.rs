@@ -12,6 +12,7 @@ mod pool;
 mod pools;
 mod prepared;
 mod settings;
+mod shape;
 
 pub use backend_conn::{BackendConn, ConnError};
 pub use node_link::NodeLink;
@@ -19,3 +20,4 @@ pub use pool::{CheckoutError, Lease, Pool, Purpose};
 pub use pools::{Login, Pools, PrincipalPools, REAP_INTERVAL, Welcome};
 pub use prepared::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 pub use settings::{SettingValue, Settings};
+pub use shape::Shape;

@@ -1,13 +1,15 @@
 //! Prepared statements by content.
 //!
 //! Clients name their statements as they like; on a server connection a statement is known by the identity of its text and parameter
-//! types, so that one preparation serves every client that wants the same, on whatever node it lands. [`PreparedRegistry`] gives out
-//! identities, [`PreparedSet`] is what one connection has.
+//! types, and of what its names may mean, so that one preparation serves every client that wants the same, on whatever node it lands.
+//! [`PreparedRegistry`] gives out identities, [`PreparedSet`] is what one connection has.
 
 use std::sync::{Arc, Weak};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
+
+use super::shape::Shape;
 
 /// How the names of statements begin on server connections; the identity follows.
 pub const SERVER_NAME: &str = "pgsluice_";
@@ -20,6 +22,7 @@ pub struct Prepared {
     pub sql: Box<[u8]>,
     /// Count and OIDs of the parameter types, as sent in `Parse`.
     pub types: Box<[u8]>,
+    scope: Box<str>,
 }
 
 impl Prepared {
@@ -40,8 +43,8 @@ pub struct PreparedRegistry {
     inner: Mutex<Registered>,
 }
 
-/// A text, and the count and OIDs of its parameter types.
-type Content = (Box<[u8]>, Box<[u8]>);
+/// A text, the count and OIDs of its parameter types, and its scope.
+type Content = (Box<[u8]>, Box<[u8]>, Box<str>);
 
 #[derive(Debug, Default)]
 struct Registered {
@@ -51,10 +54,10 @@ struct Registered {
 }
 
 impl PreparedRegistry {
-    /// The statement of this content.
-    pub fn intern(&self, sql: &[u8], types: &[u8]) -> Arc<Prepared> {
+    /// The statement of this content. `scope` stands for what its names mean where it is prepared: the search path, for one.
+    pub fn intern(&self, sql: &[u8], types: &[u8], scope: &str) -> Arc<Prepared> {
         let mut inner = self.inner.lock();
-        let key = (Box::from(sql), Box::from(types));
+        let key = (Box::from(sql), Box::from(types), Box::from(scope));
         if let Some(known) = inner.by_content.get(&key).and_then(Weak::upgrade) {
             return known;
         }
@@ -67,26 +70,41 @@ impl PreparedRegistry {
             id: inner.next_id,
             sql: key.0.clone(),
             types: key.1.clone(),
+            scope: key.2.clone(),
         });
         inner.by_content.insert(key, Arc::downgrade(&statement));
         statement
     }
-}
 
-impl PreparedRegistry {
     /// The plan of `statement` is out of date on some server: who prepares the same text from now on gets another identity, and so a fresh
     /// statement on every connection.
     pub fn retire(&self, statement: &Prepared) {
-        let key = (statement.sql.clone(), statement.types.clone());
-        self.inner.lock().by_content.remove(&key);
+        let key = (statement.sql.clone(), statement.types.clone(), statement.scope.clone());
+        let mut inner = self.inner.lock();
+        let known = inner.by_content.get(&key).and_then(Weak::upgrade);
+        if known.is_some_and(|known| known.id == statement.id) {
+            inner.by_content.remove(&key);
+        }
+    }
+
+    /// The same text under an identity that isn't retired.
+    pub fn renew(&self, statement: &Prepared) -> Arc<Prepared> {
+        self.retire(statement);
+        self.intern(&statement.sql, &statement.types, &statement.scope)
     }
 }
 
 /// The statements that one server connection has, bounded: the least recently used goes first.
 #[derive(Debug, Default)]
 pub struct PreparedSet {
-    last_use: HashMap<u64, u64>,
+    held: HashMap<u64, Held>,
     clock: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    last_use: u64,
+    shape: Option<Shape>,
 }
 
 impl PreparedSet {
@@ -97,32 +115,52 @@ impl PreparedSet {
     pub fn touch(&mut self, id: u64) -> bool {
         self.clock += 1;
         let clock = self.clock;
-        self.last_use.get_mut(&id).map(|used| *used = clock).is_some()
+        self.held.get_mut(&id).map(|held| held.last_use = clock).is_some()
     }
 
     /// The server has confirmed it.
     pub fn insert(&mut self, id: u64) {
         self.clock += 1;
-        self.last_use.insert(id, self.clock);
+        let held = Held {
+            last_use: self.clock,
+            shape: None,
+        };
+        self.held.insert(id, held);
+    }
+
+    /// The server has described it, when it had just been prepared. That holds for as long as the server has it.
+    pub fn learn(&mut self, id: u64, shape: Shape) {
+        if let Some(held) = self.held.get_mut(&id) {
+            held.shape = Some(shape);
+        }
+    }
+
+    /// How the server has described it.
+    pub fn shape(&self, id: u64) -> Option<Shape> {
+        self.held.get(&id)?.shape
     }
 
     /// The server has dropped it.
     pub fn remove(&mut self, id: u64) {
-        self.last_use.remove(&id);
+        self.held.remove(&id);
     }
 
     /// The server has dropped all (`DISCARD ALL`, `DEALLOCATE ALL`).
     pub fn clear(&mut self) {
-        self.last_use.clear();
+        self.held.clear();
     }
 
     /// If the set is full, the one to close before another is prepared.
     pub fn evict(&mut self) -> Option<u64> {
-        if self.last_use.len() < PreparedSet::LIMIT {
+        if self.held.len() < PreparedSet::LIMIT {
             return None;
         }
-        let oldest = self.last_use.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
-        self.last_use.remove(&oldest);
+        let oldest = self
+            .held
+            .iter()
+            .min_by_key(|(_, held)| held.last_use)
+            .map(|(id, _)| *id)?;
+        self.held.remove(&oldest);
         Some(oldest)
     }
 }
@@ -134,18 +172,21 @@ mod tests {
     #[test]
     fn equal_content_has_one_identity() {
         let registry = PreparedRegistry::default();
-        let one = registry.intern(b"select 1", &[0, 0]);
-        assert!(Arc::ptr_eq(&one, &registry.intern(b"select 1", &[0, 0])));
-        assert_ne!(one.id(), registry.intern(b"select 1", &[0, 1, 0, 0, 0, 23]).id());
-        assert_ne!(one.id(), registry.intern(b"select 2", &[0, 0]).id());
+        let one = registry.intern(b"select 1", &[0, 0], "");
+        assert!(Arc::ptr_eq(&one, &registry.intern(b"select 1", &[0, 0], "")));
+        assert_ne!(one.id(), registry.intern(b"select 1", &[0, 1, 0, 0, 0, 23], "").id());
+        assert_ne!(one.id(), registry.intern(b"select 2", &[0, 0], "").id());
+        assert_ne!(one.id(), registry.intern(b"select 1", &[0, 0], "elsewhere").id());
     }
 
     #[test]
     fn a_retired_statement_is_prepared_anew() {
         let registry = PreparedRegistry::default();
-        let old = registry.intern(b"select * from t", &[0, 0]);
-        registry.retire(&old);
-        assert_ne!(registry.intern(b"select * from t", &[0, 0]).id(), old.id());
+        let old = registry.intern(b"select * from t", &[0, 0], "");
+        let new = registry.renew(&old);
+        assert_ne!(new.id(), old.id());
+        // Whoever else has the old one gets the same.
+        assert_eq!(registry.renew(&old).id(), new.id());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod answers;
 mod attached;
 mod unattached;
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -32,7 +33,7 @@ use super::settle;
 use super::statements::Statements;
 use super::worker::{Present, Worker};
 use crate::config::Config;
-use crate::pool::{PrincipalPools, Settings};
+use crate::pool::{PrincipalPools, SettingValue, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
@@ -244,6 +245,17 @@ impl ClientSession {
         SqlContext {
             standard_conforming_strings: self.state.told.value("standard_conforming_strings") != Some("off"),
             pg_catalog_first: self.state.pg_catalog_first,
+        }
+    }
+
+    /// What the names in this session's texts mean, for telling its prepared statements from those of others. Temporary tables are its own.
+    fn statement_scope(&self) -> Cow<'static, str> {
+        if self.state.pins.has(PinReason::TemporaryTable) {
+            return Cow::Owned(format!("session {}", self.present.id));
+        }
+        match self.state.settings.value("search_path") {
+            None => Cow::Borrowed(""),
+            Some(SettingValue::Raw(path) | SettingValue::Sql(path)) => Cow::Owned(path.to_string()),
         }
     }
 

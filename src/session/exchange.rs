@@ -4,6 +4,7 @@
 //! into. While the answer comes the client's socket is watched too, so that one that went away is noticed; what it sends meanwhile waits
 //! in the inbox, unless the server waits for it (copy data, a batch without its Sync).
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -15,19 +16,19 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::expect::{Awaited, Expectations, Fate};
+use super::expect::{Awaited, Checked, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
 use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::retry::{Attempt, Failure, NextStep, after};
 use super::statements::Statements;
-use super::translate::Translator;
+use super::translate::{Translator, put_outdated};
 use crate::cluster::{Cluster, Hint};
 use crate::pool::{BackendConn, PreparedRegistry};
 use crate::route::Target;
 use crate::sql::StatementClass;
 use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
-use crate::wire::error_response::{ErrorView, Severity};
+use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 use crate::wire::frontend;
 use crate::wire::sqlstate::SqlState;
@@ -52,6 +53,8 @@ pub struct Parties<'a> {
     pub buffers: &'a Buffers,
     /// Identities of statements.
     pub registry: &'a PreparedRegistry,
+    /// What the names in texts mean for this client.
+    pub scope: &'a str,
     /// Who is told of what servers say about themselves.
     pub cluster: &'a Cluster,
 }
@@ -70,6 +73,10 @@ pub struct Exchange<'a, C> {
     /// Bytes for the server that aren't in the inbox, and how many of them are sent.
     out: Vec<u8>,
     out_sent: usize,
+    /// Where in `out` to stop until the server has described a statement.
+    stops: VecDeque<usize>,
+    /// Portals of statements of which the client has been told nothing yet.
+    untold: Vec<(Box<[u8]>, Box<[u8]>)>,
     unflushed: bool,
     unnamed_is_ours: bool,
     /// Answers up to ReadyForQuery still to come.
@@ -77,6 +84,8 @@ pub struct Exchange<'a, C> {
     tail: Tail,
     /// The exchange began in a block that has failed.
     failed_block: bool,
+    /// A statement whose plan is out of date can be prepared anew, and the unit run again: an error has undone all of it.
+    heals: bool,
     /// The batch has no Sync yet.
     open: bool,
     /// The last request is of the extended protocol.
@@ -124,11 +133,14 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             unit_len: plan.len,
             out: Vec::new(),
             out_sent: 0,
+            stops: VecDeque::new(),
+            untold: Vec::new(),
             unflushed: false,
             unnamed_is_ours: false,
             owed: plan.ready,
             tail: plan.tail,
             failed_block,
+            heals: closed && plan.heals() && !attempt.in_block && attempt.retries == 0,
             open: !closed,
             extended: plan.extended,
             copy_in: false,
@@ -175,6 +187,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             statements: self.parties.statements,
             connection: &mut self.parties.conn.prepared,
             registry: self.parties.registry,
+            scope: self.parties.scope,
+            stops: &mut self.stops,
+            untold: &mut self.untold,
             expect: &mut self.expect,
             out: &mut self.out,
             unnamed_is_ours: &mut self.unnamed_is_ours,
@@ -283,6 +298,11 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         self.raw.0 == self.raw.1 && self.out_sent == self.out.len() && !self.unflushed
     }
 
+    /// Whether nothing more is sent until the server has described a statement.
+    fn is_stopped(&self) -> bool {
+        !self.unflushed && self.stops.front() == Some(&self.out_sent)
+    }
+
     /// Whether the server waits for more from the client.
     fn takes_client(&self) -> bool {
         self.open || self.copy_in || self.cut > 0
@@ -314,7 +334,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     /// Sends what is to be sent, and waits for what comes first. Dropping it loses nothing.
     async fn next_event(&mut self, replies: &mut BytesMut) -> Event {
         poll_fn(|cx| {
-            while !self.all_sent() {
+            while !self.all_sent() && !self.is_stopped() {
                 match self.poll_send(cx) {
                     Poll::Ready(Ok(())) if self.all_sent() && self.takes_client() => return Poll::Ready(Event::Sent),
                     Poll::Ready(Ok(())) => {}
@@ -345,13 +365,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             let written = std::task::ready!(pin!(&mut *stream).poll_write(cx, bytes))?;
             self.raw.0 += written;
             written
-        } else if self.out_sent < self.out.len() {
-            let written = std::task::ready!(pin!(&mut *stream).poll_write(cx, &self.out[self.out_sent..]))?;
+        } else if self.out_sent < self.out.len() && self.stops.front() != Some(&self.out_sent) {
+            let end = self.stops.front().copied().unwrap_or(self.out.len());
+            let written = std::task::ready!(pin!(&mut *stream).poll_write(cx, &self.out[self.out_sent..end]))?;
             self.out_sent += written;
-            if self.out_sent == self.out.len() {
-                self.out.clear();
-                self.out_sent = 0;
-            }
             written
         } else {
             std::task::ready!(pin!(&mut *stream).poll_flush(cx))?;
@@ -362,7 +379,33 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.unflushed |= stream.is_tls();
+        self.clear_sent();
         Poll::Ready(Ok(()))
+    }
+
+    fn clear_sent(&mut self) {
+        if self.out_sent == self.out.len() && self.stops.is_empty() {
+            self.out.clear();
+            self.out_sent = 0;
+        }
+    }
+
+    /// The statement for which sending has stopped is there. If it isn't what the client was told, an error goes before the rest, which the
+    /// server then passes over.
+    fn go_on(&mut self, checked: Checked) {
+        self.stops.pop_front();
+        if checked == Checked::Changed {
+            let mut instead = Vec::new();
+            put_outdated(&mut instead);
+            let rest = self.out.split_off(self.out_sent);
+            for stop in &mut self.stops {
+                *stop += instead.len();
+            }
+            self.out.extend_from_slice(&instead);
+            self.out.extend_from_slice(&rest);
+            self.expect.push_outdated_first();
+        }
+        self.clear_sent();
     }
 
     /// Goes through what the server has sent. Answers where what can be passed on ends; what isn't for the client is taken out on the way
@@ -437,12 +480,21 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
 
     /// One message of the server's.
     fn judge(&mut self, tag: u8, body: &[u8]) -> Fate {
+        let outdated = tag == b'E' && self.expect.is_outdated();
         let fate = if self.expect.is_empty() {
             Fate::Forward
         } else {
-            self.expect
-                .meet(tag, self.parties.statements, &mut self.parties.conn.prepared)
+            let whole = self.scanner.at_boundary().then_some(body);
+            let (statements, prepared) = (&mut *self.parties.statements, &mut self.parties.conn.prepared);
+            self.expect.meet(tag, whole, statements, prepared)
         };
+        if let Some(checked) = self.expect.checked() {
+            self.go_on(checked);
+        }
+        if outdated {
+            let (whole, body) = plan_changed();
+            return self.error(&body, Fate::Replace(whole));
+        }
         match tag {
             b'Z' => {
                 self.owed = self.owed.saturating_sub(1);
@@ -477,6 +529,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
         self.answer.failed = true;
         self.copy_in = false;
+        // What is passed over need not wait.
+        self.stops.clear();
         let (passed_over, lacks_sync) = self.expect.passed_over();
         self.owed = self.owed.saturating_sub(passed_over);
         self.open |= lacks_sync && self.tail != Tail::Prepared;
@@ -503,10 +557,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
             self.refused = Some(error.code);
         }
-        if error.code == SqlState::FEATURE_NOT_SUPPORTED && names_routine(body, b"RevalidateCachedQuery") {
-            // "cached plan must not change result type": preparing again, as drivers do, must make a new statement of it.
-            for named in self.parties.statements.iter() {
-                self.parties.registry.retire(&named.prepared);
+        if error.code == SqlState::FEATURE_NOT_SUPPORTED && names_routine(body, REVALIDATES.as_bytes()) {
+            // "cached plan must not change result type": preparing again, as drivers do, must make a new statement of it. Where the client
+            // relies on nothing it was told, the proxy does so itself.
+            self.parties.statements.outdate(self.parties.registry);
+            if self.heals && !self.forwarded && fate == Fate::Forward {
+                self.refused = Some(error.code);
             }
         }
         let name = self.expect.refused_name();
@@ -628,6 +684,20 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         self.expect.answer_known(&mut self.client_out);
         Ok(())
     }
+}
+
+/// Where a server finds that a statement's plan is out of date.
+const REVALIDATES: &str = "RevalidateCachedQuery";
+
+/// What a server says of a statement that is no longer what the client was told: the message, and its body.
+fn plan_changed() -> (Vec<u8>, Vec<u8>) {
+    let mut whole = Vec::new();
+    let words = "cached plan must not change result type";
+    ErrorFields::error(SqlState::FEATURE_NOT_SUPPORTED, words)
+        .with_routine(REVALIDATES)
+        .encode_error(&mut whole);
+    let body = whole[HEADER..].to_vec();
+    (whole, body)
 }
 
 /// Whether an error's body says that it was raised in this routine of the server's source.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::statements::{Named, Statements, Unnamed};
-use crate::pool::{Prepared, PreparedSet};
+use crate::pool::{Prepared, PreparedSet, Shape};
 use crate::wire::backend::{CLOSE_COMPLETE, PARSE_COMPLETE};
 
 /// One answer.
@@ -37,6 +37,17 @@ pub enum Awaited {
     Bind,
     /// A Describe: RowDescription or NoData, perhaps after a ParameterDescription.
     Describe,
+    /// A Describe of a named statement of the client's, or of a portal of it: the client will rely on it.
+    Tell(Box<[u8]>),
+    /// A Describe of a statement that the proxy added behind its Parse: the answers are swallowed.
+    Shape {
+        /// Its identity.
+        id: u64,
+        /// What the client was told of it; then nothing more is sent until it is known whether that still holds.
+        told: Option<Shape>,
+    },
+    /// What stands for a statement that is no longer what the client was told: an error.
+    Outdated,
     /// An Execute: everything up to CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
     /// A Sync: ReadyForQuery.
@@ -81,6 +92,18 @@ pub struct Expectations {
     lacks_sync: bool,
     /// What was answered has done this to the client's statements; it is taken back if the unit runs again.
     done: Vec<Undo>,
+    /// The last ParameterDescription, if a RowDescription or NoData follows it.
+    parameters: Option<Box<[u8]>>,
+    checked: Option<Checked>,
+}
+
+/// A statement was prepared anew, and what it is now was compared with what the client was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// It is the same, or can't be compared.
+    Same,
+    /// It isn't.
+    Changed,
 }
 
 impl Expectations {
@@ -120,8 +143,14 @@ impl Expectations {
         }
     }
 
-    /// The server's next message has this tag.
-    pub fn meet(&mut self, tag: u8, statements: &mut Statements, connection: &mut PreparedSet) -> Fate {
+    /// The server's next message, whose body is `None` if it is too long to be waited for.
+    pub fn meet(
+        &mut self,
+        tag: u8,
+        body: Option<&[u8]>,
+        statements: &mut Statements,
+        connection: &mut PreparedSet,
+    ) -> Fate {
         while matches!(self.queue.front(), Some(Awaited::CopyEnd)) {
             self.queue.pop_front();
         }
@@ -146,6 +175,19 @@ impl Expectations {
                 self.queue.pop_front();
                 if hidden { Fate::Swallow } else { Fate::Forward }
             }
+            (b't', Some(Awaited::Tell(_) | Awaited::Shape { .. })) => {
+                self.parameters = body.map(Box::from);
+                match self.queue.front() {
+                    Some(Awaited::Shape { .. }) => Fate::Swallow,
+                    _ => Fate::Forward,
+                }
+            }
+            (b'T' | b'n', Some(Awaited::Tell(_) | Awaited::Shape { .. })) => {
+                let row = body.filter(|_| tag == b'T');
+                let parameters = self.parameters.take();
+                let shape = body.and_then(|_| Shape::of(parameters.as_deref(), row));
+                self.described(shape, statements, connection)
+            }
             (b'2', Some(Awaited::Bind))
             | (b'T' | b'n', Some(Awaited::Describe))
             | (b'C' | b'I' | b's', Some(Awaited::Execute))
@@ -169,6 +211,44 @@ impl Expectations {
             }
             _ => Fate::Forward,
         }
+    }
+
+    /// The statement at the front of the queue takes and returns this, if that is known.
+    fn described(&mut self, shape: Option<Shape>, statements: &mut Statements, connection: &mut PreparedSet) -> Fate {
+        match self.queue.pop_front() {
+            Some(Awaited::Shape { id, told }) => {
+                if let Some(shape) = shape {
+                    connection.learn(id, shape);
+                }
+                if let Some(told) = told {
+                    let changed = shape.is_some_and(|shape| !shape.agrees_with(told));
+                    self.checked = Some(if changed { Checked::Changed } else { Checked::Same });
+                }
+                Fate::Swallow
+            }
+            Some(Awaited::Tell(name)) => {
+                if let Some(shape) = shape {
+                    statements.tell(&name, shape);
+                }
+                Fate::Forward
+            }
+            _ => Fate::Forward,
+        }
+    }
+
+    /// The answer for which sending has stopped, once it is there.
+    pub fn checked(&mut self) -> Option<Checked> {
+        self.checked.take()
+    }
+
+    /// What is sent next stands for a statement that is outdated.
+    pub fn push_outdated_first(&mut self) {
+        self.queue.push_front(Awaited::Outdated);
+    }
+
+    /// Whether the server's next error is about a statement that is outdated.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self.queue.front(), Some(Awaited::Outdated))
     }
 
     /// After an error the server passes over everything up to Sync, a Query included.
@@ -244,6 +324,9 @@ impl Awaited {
             Awaited::Close { .. }
             | Awaited::Bind
             | Awaited::Describe
+            | Awaited::Tell(_)
+            | Awaited::Shape { .. }
+            | Awaited::Outdated
             | Awaited::Execute
             | Awaited::Ready
             | Awaited::Query

@@ -78,6 +78,11 @@ impl Plan {
         (self.executes == 1 && self.effects[0].statements == 1).then_some(ends)
     }
 
+    /// One statement at most, which an error undoes whole.
+    pub fn heals(&self) -> bool {
+        self.executes <= 1 && self.danger != Danger::Several
+    }
+
     /// A plain COMMIT or ROLLBACK by Query, and nothing else: outside a block it needs no server.
     pub fn only_ends_block(&self) -> bool {
         let plain = !matches!(self.only_effect(), Some(Effect::PrepareTransaction));

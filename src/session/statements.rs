@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::pool::{Prepared, SERVER_NAME};
+use crate::pool::{Prepared, PreparedRegistry, SERVER_NAME, Shape};
 use crate::sql::StatementClass;
 
 /// A named statement.
@@ -14,6 +14,8 @@ pub struct Named {
     pub prepared: Arc<Prepared>,
     /// What it is.
     pub class: Arc<StatementClass>,
+    /// What the client was told that it takes and returns, once it has asked.
+    pub told: Option<Shape>,
 }
 
 /// The unnamed statement: the proxy keeps its text, since the next batch may run on another connection.
@@ -101,9 +103,22 @@ impl Statements {
         self.named.remove(name)
     }
 
-    /// All named ones.
-    pub fn iter(&self) -> impl Iterator<Item = &Named> {
-        self.named.values()
+    /// The client was told what `name` takes and returns.
+    pub fn tell(&mut self, name: &[u8], shape: Shape) {
+        if let Some(named) = self.named.get_mut(name) {
+            named.told = Some(shape);
+        }
+    }
+
+    /// A server's plan of some of them is out of date. Those of which the client was told nothing may mean what they mean now; the others
+    /// are refused until it prepares them anew.
+    pub fn outdate(&mut self, registry: &PreparedRegistry) {
+        for named in self.named.values_mut() {
+            match named.told {
+                Some(_) => registry.retire(&named.prepared),
+                None => named.prepared = registry.renew(&named.prepared),
+            }
+        }
     }
 
     /// A server's error that speaks of a statement by its name there, as a whole message with the client's own name in it. `None` if it

@@ -1,12 +1,13 @@
 //! From the client's messages to the server's: statement names are the proxy's own on server connections, what a connection lacks is
 //! prepared on the way, and what it has already is not sent again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements, Unnamed};
-use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
+use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME, Shape};
 use crate::sql::{Effect, StatementClass};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
@@ -19,6 +20,12 @@ pub struct Translator<'a> {
     pub connection: &'a mut PreparedSet,
     /// Identities.
     pub registry: &'a PreparedRegistry,
+    /// What the names in texts mean for this client.
+    pub scope: &'a str,
+    /// Where in `out` sending must stop until a statement that was prepared anew is known to be what the client was told.
+    pub stops: &'a mut VecDeque<usize>,
+    /// Portals, and the statements they are of, of which the client has been told nothing yet.
+    pub untold: &'a mut Vec<(Box<[u8]>, Box<[u8]>)>,
     /// What is owed for what is written here.
     pub expect: &'a mut Expectations,
     /// Where the server's messages are written.
@@ -61,11 +68,11 @@ impl Translator<'_> {
                     self.about_statement(frame.tag, name, raw);
                     return;
                 }
-                Some(Named::Portal(_)) => {
-                    let awaited = if frame.tag == b'D' {
-                        Awaited::Describe
-                    } else {
-                        Awaited::Close { evicted: None }
+                Some(Named::Portal(portal)) => {
+                    let awaited = match self.untold.iter().find(|(bound, _)| **bound == *portal) {
+                        _ if frame.tag == b'C' => Awaited::Close { evicted: None },
+                        Some((_, statement)) => Awaited::Tell(statement.clone()),
+                        None => Awaited::Describe,
                     };
                     self.expect.push(awaited);
                     self.out.extend_from_slice(raw);
@@ -78,7 +85,7 @@ impl Translator<'_> {
                     *self.unnamed_is_ours = false;
                     match self.deallocated(sql, classify) {
                         Some(statement) => {
-                            self.ensure(&statement);
+                            self.ensure(&statement, None);
                             frontend::put_query(self.out, &deallocate(&statement));
                         }
                         None => self.out.extend_from_slice(raw),
@@ -117,7 +124,7 @@ impl Translator<'_> {
     ) {
         let deallocated = self.deallocated(parse.sql, classify);
         if let Some(statement) = &deallocated {
-            self.ensure(statement);
+            self.ensure(statement, None);
         }
         if parse.name.is_empty() {
             *self.unnamed_is_ours = true;
@@ -137,16 +144,17 @@ impl Translator<'_> {
         if let Some(taken) = self.statements.named(parse.name) {
             // The server finds what it would find, the text's own faults first, and then that the name is taken.
             let taken = Arc::clone(&taken.prepared);
-            self.ensure(&taken);
+            self.ensure(&taken, None);
             frontend::put_parse(self.out, &taken.server_name(), parse.sql, parse.types);
             self.expect.push(Awaited::ParseTaken(parse.name.into()));
             return;
         }
-        let prepared = self.registry.intern(parse.sql, parse.types);
+        let prepared = self.registry.intern(parse.sql, parse.types, self.scope);
         let class = classify(parse.sql);
         let named = NamedStatement {
             prepared: Arc::clone(&prepared),
             class: Arc::clone(&class),
+            told: None,
         };
         let before = self.statements.insert(parse.name.into(), named);
         let undo = Undo::Named(parse.name.into(), before);
@@ -161,18 +169,23 @@ impl Translator<'_> {
         self.make_room();
         frontend::put_parse(self.out, &prepared.server_name(), parse.sql, parse.types);
         self.expect.push(Awaited::Parse {
-            prepared: Some(prepared),
+            prepared: Some(Arc::clone(&prepared)),
             asked: Some(undo),
             hidden: false,
         });
+        self.describe(&prepared, None);
     }
 
     fn bind(&mut self, bind: frontend::Bind<'_>, raw: &[u8], to_come: usize) {
+        self.untold.retain(|(portal, _)| **portal != *bind.portal);
         if bind.statement.is_empty() {
             self.ensure_unnamed();
         } else if let Some(named) = self.statements.named(bind.statement) {
-            let prepared = Arc::clone(&named.prepared);
-            self.ensure(&prepared);
+            let (prepared, told) = (Arc::clone(&named.prepared), named.told);
+            if told.is_none() {
+                self.untold.push((bind.portal.into(), bind.statement.into()));
+            }
+            self.ensure(&prepared, told);
             self.expect.push(Awaited::Bind);
             frontend::put_bind_head(
                 self.out,
@@ -191,8 +204,8 @@ impl Translator<'_> {
         let known = self.statements.named(name).map(|named| Arc::clone(&named.prepared));
         match (tag, known) {
             (b'D', Some(prepared)) => {
-                self.ensure(&prepared);
-                self.expect.push(Awaited::Describe);
+                self.ensure(&prepared, None);
+                self.expect.push(Awaited::Tell(name.into()));
                 frontend::put_statement(self.out, b'D', &prepared.server_name());
             }
             (b'D', None) => {
@@ -238,9 +251,16 @@ impl Translator<'_> {
         self.connection.touch(prepared.id()) || self.expect.iter().any(is_it)
     }
 
-    /// Prepares a statement on the connection, if it isn't.
-    fn ensure(&mut self, prepared: &Arc<Prepared>) {
+    /// Prepares a statement on the connection, if it isn't. If it is there, or will be, as something else than the client was `told`, an error
+    /// takes its place: the types of its columns may have changed, and with them what the bytes of a row mean.
+    fn ensure(&mut self, prepared: &Arc<Prepared>, told: Option<Shape>) {
         if self.has(prepared) {
+            let is = self.connection.shape(prepared.id());
+            let changed = told.zip(is).is_some_and(|(told, is)| !told.agrees_with(is));
+            if changed && !self.failed_block {
+                put_outdated(self.out);
+                self.expect.push(Awaited::Outdated);
+            }
             return;
         }
         self.make_room();
@@ -249,6 +269,20 @@ impl Translator<'_> {
             prepared: Some(Arc::clone(prepared)),
             asked: None,
             hidden: true,
+        });
+        self.describe(prepared, told);
+        if told.is_some() {
+            self.out.extend_from_slice(&frontend::FLUSH);
+            self.stops.push_back(self.out.len());
+        }
+    }
+
+    /// Has the server say what it has just prepared.
+    fn describe(&mut self, prepared: &Prepared, told: Option<Shape>) {
+        frontend::put_statement(self.out, b'D', &prepared.server_name());
+        self.expect.push(Awaited::Shape {
+            id: prepared.id(),
+            told,
         });
     }
 
@@ -277,4 +311,9 @@ impl Translator<'_> {
 
 fn deallocate(statement: &Prepared) -> Vec<u8> {
     [b"DEALLOCATE \"", statement.server_name().as_slice(), b"\""].concat()
+}
+
+/// What makes the server fail where a statement is outdated, in the block that may be open too: it describes one that never was.
+pub fn put_outdated(out: &mut Vec<u8>) {
+    frontend::put_statement(out, b'D', format!("{SERVER_NAME}0").as_bytes());
 }

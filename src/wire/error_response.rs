@@ -66,6 +66,8 @@ pub struct ErrorFields {
     pub detail: Option<Cow<'static, str>>,
     /// What to do about it.
     pub hint: Option<Cow<'static, str>>,
+    /// The routine of the server's source by which drivers know the error.
+    pub routine: Option<&'static str>,
 }
 
 impl ErrorFields {
@@ -77,6 +79,7 @@ impl ErrorFields {
             message: message.into(),
             detail: None,
             hint: None,
+            routine: None,
         }
     }
 
@@ -104,6 +107,13 @@ impl ErrorFields {
         self
     }
 
+    /// As if raised in this routine of the server's.
+    #[must_use]
+    pub fn with_routine(mut self, routine: &'static str) -> ErrorFields {
+        self.routine = Some(routine);
+        self
+    }
+
     /// Appends an ErrorResponse (`E`), tag and length included.
     pub fn encode_error(&self, out: &mut impl BufMut) {
         self.encode(b'E', out);
@@ -116,13 +126,14 @@ impl ErrorFields {
 
     fn encode(&self, tag: u8, out: &mut impl BufMut) {
         let severity = self.severity.as_str();
-        let fields: [(u8, Option<&str>); 6] = [
+        let fields: [(u8, Option<&str>); 7] = [
             (b'S', Some(severity)),
             (b'V', Some(severity)),
             (b'C', Some(self.code.as_str())),
             (b'M', Some(&self.message)),
             (b'D', self.detail.as_deref()),
             (b'H', self.hint.as_deref()),
+            (b'R', self.routine),
         ];
         let present = || fields.iter().filter_map(|(kind, text)| Some((*kind, (*text)?)));
         let body: usize = present().map(|(_, text)| 2 + before_nul(text).len()).sum();

@@ -117,6 +117,8 @@ pub fn put_statement(out: &mut Vec<u8>, tag: u8, name: &[u8]) {
 
 /// A `Sync`.
 pub const SYNC: [u8; 5] = [b'S', 0, 0, 0, 4];
+/// A Flush.
+pub const FLUSH: [u8; 5] = [b'H', 0, 0, 0, 4];
 /// A `Terminate`.
 pub const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 

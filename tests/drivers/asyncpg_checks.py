@@ -170,7 +170,8 @@ async def lost_connection(target):
         assert target.is_proxy
         await connection.execute("rollback")
         equal(await connection.fetchval("select 1"), 1)
-    except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.InterfaceError):
+    except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        # The last where the server's last words come while the driver begins to speak.
         assert not target.is_proxy
     else:
         raise AssertionError("the transaction survived its server process")
@@ -765,10 +766,12 @@ async def two_hundred(target):
 
     await asyncio.gather(*(work(client) for client in range(200)))
     looker = await direct(target)
-    servers = await looker.fetchval(
-        "select count(*) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid() and backend_type = 'client backend'", target.database
+    # A server process ends a moment after its connection does; and the proxy that asks for passwords has a pool of its own.
+    await until(
+        looker,
+        f"select count(*) <= {2 * POOL_SIZE} from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and backend_type = 'client backend'",
     )
-    assert servers <= POOL_SIZE, f"{servers} connections of the proxy to the primary"
 
 
 if __name__ == "__main__":

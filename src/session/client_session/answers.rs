@@ -51,17 +51,23 @@ impl ClientSession {
 
     /// Follows Parse and Close in a unit that no server sees.
     pub(super) fn note_statements(&mut self, frames: &[FrameAt]) {
-        let context = self.sql_context();
+        let (context, scope) = (self.sql_context(), self.statement_scope());
         for frame in frames {
             let body = &self.client.inbox.bytes()[frame.start + HEADER..frame.end];
             match frame.tag {
                 b'P' => {
                     if let Some(parse) = frontend::parse(body).filter(|parse| !parse.name.is_empty()) {
-                        let prepared = self.worker.shared.pools.statements.intern(parse.sql, parse.types);
+                        let registry = &self.worker.shared.pools.statements;
+                        let prepared = registry.intern(parse.sql, parse.types, &scope);
                         let class = self.worker.classify(parse.sql, &context);
-                        self.state
-                            .statements
-                            .insert(parse.name.into(), statements::Named { prepared, class });
+                        self.state.statements.insert(
+                            parse.name.into(),
+                            statements::Named {
+                                prepared,
+                                class,
+                                told: None,
+                            },
+                        );
                     }
                 }
                 b'C' => match frontend::named(body) {

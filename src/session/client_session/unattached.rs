@@ -187,6 +187,7 @@ impl ClientSession {
         link.started(plan.access, u64::from(plan.ready.max(1)));
         let started = Instant::now();
         let warm = conn.warms_up();
+        let scope = self.statement_scope();
         let parties = Parties {
             client: &mut self.client.stream,
             inbox: &mut self.client.inbox,
@@ -195,6 +196,7 @@ impl ClientSession {
             conn,
             buffers: &worker.buffers,
             registry: &worker.shared.pools.statements,
+            scope: &scope,
             cluster: &worker.shared.cluster,
         };
         let classify = |sql: &[u8]| worker.classify(sql, &context);
