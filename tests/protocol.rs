@@ -1454,3 +1454,118 @@ async fn a_replication_connection_is_relayed_to_the_primary() {
     drop(physical);
     scene.settled().await;
 }
+
+/// Prepares `sql` as `mine`, and has it described.
+async fn prepared(scene: &Scene, sql: &str) -> Wire {
+    let mut client = scene.wire().await;
+    let told = client
+        .ask(&batch(&[parse("mine", sql, &[]), describe(b'S', "mine"), sync()]))
+        .await;
+    assert_eq!(tags(&told), "1tTZ", "{}", show(&told));
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_is_never_something_else_than_its_client_was_told() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let mut changer = scene.wire().await;
+    changer.run("create table reshaped (a int)").await;
+    for (round, sql) in [
+        format!("{ON_PRIMARY} select * from reshaped"),
+        "insert into reshaped values (1) returning *".to_owned(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut client = prepared(&scene, sql).await;
+        // It is described on one connection; it runs on the other.
+        let held = holder(&scene).await;
+        let run = batch(&[bind("", "mine", &[]), execute("", 0), sync()]);
+        assert_eq!(codes(&client.ask(&run).await), Vec::<String>::new());
+        drop(held);
+        let before = changer
+            .value(&format!("{ON_PRIMARY} select count(*) from reshaped"))
+            .await;
+        changer.run(&format!("alter table reshaped add b{round} int")).await;
+        for _ in 0..4 {
+            let held = holder(&scene).await;
+            assert_eq!(codes(&client.ask(&run).await), ["0A000"], "{sql}");
+            let other = holder(&scene).await;
+            drop(held);
+            // What stands behind it in the batch is passed over, and what comes after is carried out.
+            let behind = [
+                bind("", "mine", &[]),
+                execute("", 0),
+                extended("insert into reshaped values (2)", &[]),
+                sync(),
+            ];
+            assert_eq!(codes(&client.ask(&batch(&behind)).await), ["0A000"], "{sql}");
+            drop(other);
+        }
+        // In a block too, which has failed then.
+        client.run("begin").await;
+        assert_eq!(codes(&client.ask(&run).await), ["0A000"], "{sql}");
+        assert_eq!(codes(&client.query("select 1").await), ["25P02"]);
+        client.run("rollback").await;
+        let after = changer
+            .value(&format!("{ON_PRIMARY} select count(*) from reshaped"))
+            .await;
+        assert_eq!(after, before, "what was refused has not run: {sql}");
+        // As drivers do then.
+        client.ask(&batch(&[close(b'S', "mine"), sync()])).await;
+        let again = client
+            .ask(&batch(&[
+                parse("mine", sql, &[]),
+                bind("", "mine", &[]),
+                execute("", 0),
+                sync(),
+            ]))
+            .await;
+        assert_eq!(codes(&again), Vec::<String>::new(), "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_means_to_each_client_what_its_search_path_says() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let mut maker = scene.wire().await;
+    maker.run("create schema one; create schema other").await;
+    maker
+        .run("create table one.t as select 1 as a; create table other.t as select 2 as b, 3 as c")
+        .await;
+    scene.caught_up().await;
+    let sql = "select * from t";
+    let mut clients = Vec::new();
+    for (path, columns) in [("one", 1), ("other", 2)] {
+        let mut client = scene.wire().await;
+        client.run(&format!("set search_path = {path}")).await;
+        clients.push((client, columns));
+    }
+    for round in 0..3 {
+        for (client, columns) in &mut clients {
+            let name = format!("s{round}");
+            let steps = [
+                parse(&name, sql, &[]),
+                describe(b'S', &name),
+                bind("", &name, &[]),
+                execute("", 0),
+                sync(),
+            ];
+            let answer = client.ask(&batch(&steps)).await;
+            assert_eq!(rows(&answer)[0].len(), *columns, "{}", show(&answer));
+        }
+    }
+    // A temporary table comes first.
+    let (client, _) = &mut clients[0];
+    client
+        .run("create temporary table t as select 1 as x, 2 as y, 3 as z")
+        .await;
+    let steps = [
+        parse("temporary", sql, &[]),
+        bind("", "temporary", &[]),
+        execute("", 0),
+        sync(),
+    ];
+    let answer = client.ask(&batch(&steps)).await;
+    assert_eq!(rows(&answer)[0].len(), 3, "{}", show(&answer));
+}
