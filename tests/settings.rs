@@ -3,6 +3,8 @@
 mod support;
 
 use pgsluice::lab::LabGuard;
+use support::scene::Scene;
+use support::wire::*;
 use support::{Proxy, client};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -109,6 +111,158 @@ async fn settings_end_as_they_do_on_a_connection_of_ones_own() {
                 "a stranger's, after {conversation:?}"
             );
         }
+    }
+}
+
+/// One client's statements and what a last query of its answers, with another client on the same server connection after each of them.
+async fn told_between_others(scene: &Scene, statements: &[&str], last: &str) -> String {
+    let (mut client, mut other) = (scene.wire().await, scene.wire().await);
+    for sql in statements {
+        client.run(sql).await;
+        other.run("set datestyle = 'German'; set work_mem = '9MB'").await;
+        other.run("select nextval('others')").await;
+    }
+    client.value(last).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_means_on_another_connection_what_it_meant_where_it_was_set() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    scene.direct().await.run("create sequence others").await;
+    scene.caught_up().await;
+    for (statements, last) in [
+        (
+            &["set datestyle = 'SQL, DMY'", "set datestyle = iso"][..],
+            "select current_setting('datestyle') || ' ' || date '01/02/2020'",
+        ),
+        (
+            &[
+                "set standard_conforming_strings = off",
+                r"set app.x = 'a\'b\\c'",
+                "set standard_conforming_strings = on",
+            ],
+            "select current_setting('app.x')",
+        ),
+        (&[r"set app.x = U&'d\0061t\+000061'"], "select current_setting('app.x')"),
+        (
+            &["set app.x = $tag$it's & that$tag$"],
+            "select current_setting('app.x')",
+        ),
+        (
+            &["set search_path = a, \"B c\", 'd'"],
+            "select current_setting('search_path')",
+        ),
+    ] {
+        let mut direct = scene.direct().await;
+        for sql in statements {
+            direct.run(sql).await;
+        }
+        let expected = direct.value(last).await;
+        assert_eq!(
+            told_between_others(&scene, statements, last).await,
+            expected,
+            "{statements:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_that_is_refused_by_now_can_be_reset() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let (mut client, mut other) = (scene.wire().await, scene.wire().await);
+    other.run("create text search configuration gone (copy = simple)").await;
+    for reset in ["reset default_text_search_config", "reset all", "discard all"] {
+        client.run("set default_text_search_config = 'gone'").await;
+        other.run("drop text search configuration gone").await;
+        assert_eq!(
+            codes(&client.query("/* pgsluice: primary */ select 1").await),
+            ["22023"]
+        );
+        client.run(reset).await;
+        assert_eq!(client.value("select 1").await, "1");
+        other.run("create text search configuration gone (copy = simple)").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sequences_are_remembered_as_on_a_connection_of_ones_own() {
+    let scene = Scene::start("[pool]\nsize = 3\n").await;
+    let (mut pinned, mut drawing, mut other) = (scene.wire().await, scene.wire().await, scene.wire().await);
+    other
+        .run("create sequence others; create sequence s start 100; select nextval('others')")
+        .await;
+    pinned.run("create temp table x (id serial, a int)").await;
+    assert_eq!(
+        codes(&pinned.query("select lastval()").await),
+        ["55000"],
+        "a stranger's"
+    );
+    pinned.run("insert into x (a) values (1)").await;
+    assert_eq!(pinned.value("select lastval()").await, "1");
+    for expected in ["100", "101", "102"] {
+        drawing.run("select nextval('s')").await;
+        other.run("select nextval('others')").await;
+        assert_eq!(drawing.value("select currval('s')").await, expected);
+        assert_eq!(drawing.value("select lastval()").await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_function_leaves_on_a_connection_is_for_no_stranger() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let (mut client, mut stranger) = (scene.wire().await, scene.wire().await);
+    client
+        .run(
+            "create table mine as select 'everybody'::text as whose;
+             create function leave() returns void language plpgsql as $$ begin
+                 perform set_config('app.tenant', '42', false), pg_advisory_lock(77);
+                 set work_mem = '7MB';
+                 create temp table if not exists mine as select 'a stranger'::text as whose;
+                 listen news;
+             end $$",
+        )
+        .await;
+    let left = "select coalesce(current_setting('app.tenant', true), '') || current_setting('work_mem')
+        || (select whose from mine) || (select count(*) from pg_locks where locktype = 'advisory')
+        || (select count(*) from pg_listening_channels())";
+    for leave in [
+        query("select leave()"),
+        query("do $$ begin perform leave(); end $$"),
+        query("begin; select leave(); commit"),
+        [extended("select leave()", &[]), sync()].concat(),
+    ] {
+        assert_eq!(codes(&client.ask(&leave).await), Vec::<String>::new());
+        assert_eq!(
+            stranger.value(left).await,
+            "4MBeverybody00",
+            "after {}",
+            leave.escape_ascii()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_alter_role_sets_is_there_at_the_next_login() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    let database = &scene.database;
+    for (alter, value) in [
+        (
+            format!("alter role postgres in database {database} set work_mem = '5MB'"),
+            "5MB",
+        ),
+        (
+            format!("begin; alter role postgres in database {database} set work_mem = '6MB'; commit"),
+            "6MB",
+        ),
+        (
+            format!("alter role postgres in database {database} reset work_mem"),
+            "4MB",
+        ),
+        (format!("alter database {database} set work_mem = '7MB'"), "7MB"),
+    ] {
+        client.run(&alter).await;
+        assert_eq!(scene.wire().await.value("show work_mem").await, value, "{alter}");
     }
 }
 

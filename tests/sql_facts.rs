@@ -360,7 +360,8 @@ const FACTS: &[Fact] = &[
         "write",
         "",
     ),
-    (129, "ALTER DATABASE d SET x = 1", "write", ""),
+    (129, "ALTER DATABASE d SET x = 1", "write", "login defaults"),
+    (129, "ALTER ROLE r PASSWORD 'x'", "write", ""),
     (129, "DROP DATABASE d", "write", ""),
     (
         138,

@@ -46,6 +46,8 @@ pub struct BackendConn {
     parameters: Vec<(Box<str>, Box<str>)>,
     /// The session that last ran something on it: what its sequences, and nothing else, still remember.
     pub last_session: u64,
+    /// The session that has run code of which nothing is known: whatever that has left is for nobody else.
+    suspect: Option<u64>,
     /// The worker whose runtime watches the socket.
     worker: usize,
     opened: Instant,
@@ -69,6 +71,17 @@ pub enum ConnError {
         /// Its message.
         message: String,
     },
+}
+
+/// What a setting is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CurrentSetting {
+    /// This.
+    Is(Box<str>),
+    /// There is none of that name.
+    Missing,
+    /// Of more than some 16 KB, or not UTF-8: it can't be taken along.
+    Unreadable,
 }
 
 /// What a server said to something that was asked on the proxy's own account.
@@ -109,6 +122,7 @@ impl BackendConn {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             last_session: 0,
+            suspect: None,
             worker,
             opened: now,
             carried: 0,
@@ -178,6 +192,34 @@ impl BackendConn {
         Ok(self)
     }
 
+    /// `session` has run code of which nothing is known.
+    pub fn suspect(&mut self, session: u64) {
+        self.suspect = Some(session);
+    }
+
+    /// Makes the connection one that `session` may have, with the settings that are `wanted`: what another one may have left on it in secret
+    /// goes, and so do other settings. One round trip; nothing is sent if there is nothing to do.
+    ///
+    /// # Errors
+    /// As [`BackendConn::apply_settings`].
+    pub async fn make_ready(
+        &mut self,
+        session: u64,
+        wanted: &Arc<Settings>,
+    ) -> Result<Vec<(String, String)>, ConnError> {
+        /// DISCARD ALL (manual), but for the statements and plans, which are the proxy's own, and in a form that may stand with others.
+        const CLEAN: &str = "CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\
+            SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES;";
+        if self.suspect.is_none_or(|suspect| suspect == session) {
+            return self.apply_settings(wanted, TransactionStatus::Idle).await;
+        }
+        let sql = format!("{CLEAN}{}", Settings::default().sql_towards(wanted));
+        let said = self.run_until(sql.as_bytes(), TransactionStatus::Idle).await?;
+        self.suspect = None;
+        self.settings = Arc::clone(wanted);
+        Ok(said.reported)
+    }
+
     /// Makes the connection's settings those that are `wanted`, in a round trip of its own; nothing is sent if they are already. `status` is
     /// the connection's, inside a block or outside.
     /// Answers the parameters that the server reported because of it.
@@ -208,18 +250,22 @@ impl BackendConn {
         Ok(self.run_until(sql, TransactionStatus::Idle).await?.reported)
     }
 
-    /// What the setting `name` is at this moment, inside a block or outside. `None` if there is no such setting.
+    /// What the setting `name` is at this moment, inside a block or outside.
     ///
     /// # Errors
-    /// As [`BackendConn::run`]; a value of more than some 16 KB counts as a lost connection.
-    pub async fn setting(&mut self, name: &str, status: TransactionStatus) -> Result<Option<Box<str>>, ConnError> {
+    /// As [`BackendConn::run`].
+    pub async fn setting(&mut self, name: &str, status: TransactionStatus) -> Result<CurrentSetting, ConnError> {
         let sql = format!(
             "SELECT pg_catalog.current_setting({}, true)",
             super::settings::literal(name)
         );
         let row = self.run_until(sql.as_bytes(), status).await?.row;
-        let value = row.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(value.map(|value| String::from_utf8_lossy(&value).into()))
+        Ok(match row {
+            Some(None) => CurrentSetting::Missing,
+            Some(Some(value)) => String::from_utf8(value.into())
+                .map_or(CurrentSetting::Unreadable, |value| CurrentSetting::Is(value.into())),
+            None => CurrentSetting::Unreadable,
+        })
     }
 
     /// Forgets what `currval()` and `lastval()` would tell of other sessions, inside a block or outside.

@@ -51,6 +51,8 @@ struct Inner {
     /// Connections that exist or are being opened, and those promised to a waiter.
     taken: usize,
     waiters: VecDeque<Waiter>,
+    /// Connections that were opened before are out of date.
+    renewed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,13 @@ impl Lease {
         }
         loop {
             let mut inner = pool.inner.lock();
+            if self
+                .conn
+                .as_ref()
+                .is_some_and(|conn| Some(conn.opened()) <= inner.renewed)
+            {
+                return;
+            }
             let Some(next) = inner.next_waiter(worker, now) else {
                 inner.idle[worker].extend(self.conn.take());
                 self.room = None; // The idle connection keeps it.
@@ -184,6 +193,7 @@ impl Pool {
                 idle,
                 taken: 0,
                 waiters: VecDeque::new(),
+                renewed: None,
             }),
         }
     }
@@ -353,6 +363,12 @@ impl Pool {
         let conn =
             BackendConn::new(session, &self.link, generation, epoch, worker).map_err(ServerLoginError::Unreachable)?;
         Ok(Box::new(conn))
+    }
+
+    /// Connections that were opened before `now` are used no more once they are free.
+    pub(super) fn renew(&self, now: Instant) {
+        self.inner.lock().renewed = Some(now);
+        self.close_idle();
     }
 
     /// Closes all idle connections.

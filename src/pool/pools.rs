@@ -1,6 +1,7 @@
 //! All pools: found once per client login, and swept by one reaper.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -59,6 +60,7 @@ pub struct PrincipalPools {
     pub login: Arc<Login>,
     by_node: Box<[Arc<Pool>]>,
     welcomes: Mutex<HashMap<Settings, Arc<Welcome>>>,
+    reads_sequences: AtomicBool,
 }
 
 /// Combinations of start-up settings for which the server's answer is remembered, per database and user.
@@ -73,6 +75,17 @@ impl PrincipalPools {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.by_node.iter()
+    }
+
+    /// Some session of this database and user has called `currval()` or `lastval()`: from now on they keep the connections on which they draw
+    /// from sequences.
+    pub fn reads_sequences(&self) -> bool {
+        self.reads_sequences.load(Ordering::Relaxed)
+    }
+
+    /// One does.
+    pub fn note_sequences_are_read(&self) {
+        self.reads_sequences.store(true, Ordering::Relaxed);
     }
 
     /// What clients of these start-up settings are told, if it is known.
@@ -154,6 +167,7 @@ impl Pools {
             login,
             by_node,
             welcomes: Mutex::default(),
+            reads_sequences: AtomicBool::new(false),
         });
         by_principal.insert(key, Arc::clone(&pools));
         pools
@@ -178,6 +192,16 @@ impl Pools {
             pools.at(node).reap(now);
         }
         cut
+    }
+
+    /// What sessions begin with may have changed: connections that were opened before `now` are used no more once they are free.
+    pub fn renew(&self, now: Instant) {
+        for pools in self.snapshot() {
+            pools.forget_welcomes();
+            for pool in pools.iter() {
+                pool.renew(now);
+            }
+        }
     }
 
     /// One sweep over idle connections. Pools that nobody uses and that hold nothing are forgotten, so that clients who try many

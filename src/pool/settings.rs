@@ -79,6 +79,10 @@ impl Settings {
             if self.value(name) == Some(value) {
                 continue;
             }
+            // Two settings in one, of which a value may leave the other as it is.
+            if &**name == "datestyle" && self.value(name).is_some() {
+                sql.push_str("RESET datestyle;");
+            }
             let _ = match value {
                 SettingValue::Sql(text) => write!(sql, "SET {} = {text};", quoted_name(name)),
                 SettingValue::Raw(text) => {
@@ -138,6 +142,17 @@ mod tests {
             "RESET \"a\";SELECT pg_catalog.set_config('x.c', E'it''s \\\\', false);"
         );
         assert_eq!(wants.sql_towards(&wants), "");
+    }
+
+    #[test]
+    fn half_a_datestyle_is_set_on_top_of_the_default() {
+        let one = set(&[("datestyle", SettingValue::Raw("ymd".into()))]);
+        let other = set(&[("datestyle", SettingValue::Raw("German".into()))]);
+        let sql = one.sql_towards(&other);
+        assert_eq!(
+            sql,
+            "RESET datestyle;SELECT pg_catalog.set_config('datestyle', 'German', false);"
+        );
     }
 
     #[test]

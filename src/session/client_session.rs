@@ -50,8 +50,6 @@ pub struct ClientSession {
     registered: Registered,
     phase: Phase,
     pub(super) state: SessionState,
-    /// It has called `currval()` or `lastval()`: it keeps the connection on which it draws from sequences.
-    reads_sequences: bool,
 }
 
 /// What a session has of its own, wherever it runs.
@@ -70,6 +68,8 @@ pub struct SessionState {
     pub pins: Pins,
     /// Whether a function's bare name means the built-in one.
     pub pg_catalog_first: bool,
+    /// It has changed the settings with which sessions begin, as far as its block commits.
+    pub alters_logins: bool,
 }
 
 /// How a session ends.
@@ -121,7 +121,6 @@ impl ClientSession {
             principal,
             registered,
             phase: Phase::Idle,
-            reads_sequences: false,
             state: SessionState {
                 statements: Statements::default(),
                 told,
@@ -130,6 +129,7 @@ impl ClientSession {
                 history: History::default(),
                 pins: Pins::default(),
                 pg_catalog_first,
+                alters_logins: false,
             },
         }
     }
@@ -323,6 +323,7 @@ impl ClientSession {
         answer: Answer,
         session_pool: bool,
     ) -> Result<(), End> {
+        let worker = Rc::clone(&self.worker);
         let now = Instant::now();
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
@@ -333,8 +334,12 @@ impl ClientSession {
         if plan.tail == Tail::Prepared && answer.failed {
             self.client.skip_to_sync();
         }
-        if plan.draws_from_sequences() && !answer.failed && self.reads_sequences {
-            self.state.pins.add(PinReason::Sequence);
+        if plan.draws_from_sequences() && !answer.failed {
+            // What its connection remembers last is the session's own from here on.
+            attached.known = true;
+            if self.principal.reads_sequences() {
+                self.state.pins.add(PinReason::Sequence);
+            }
         }
         if let Some(block) = &mut attached.block
             && begin
@@ -351,6 +356,10 @@ impl ClientSession {
                 (true, false) => self.worker.shared.counters.pin(reason, -1.0),
                 (false, false) | (true, true) => {}
             }
+        }
+        if self.state.alters_logins && attached.block.is_none() {
+            self.state.alters_logins = false;
+            worker.shared.pools.renew(now);
         }
         if attached.block.is_none() && !self.state.pins.any() && !session_pool {
             attached.lease.check_in(now);
@@ -369,12 +378,11 @@ impl ClientSession {
         attached: &mut Attached,
         names: SmallVec<[String; 1]>,
         answer: Answer,
-    ) -> Result<SmallVec<[(String, Box<str>); 1]>, End> {
+    ) -> Result<SmallVec<[settle::Asked; 1]>, End> {
         let mut asked = SmallVec::new();
         for name in names {
             match attached.lease.conn().setting(&name, answer.status).await {
-                Ok(Some(value)) => asked.push((name, value)),
-                Ok(None) => {}
+                Ok(value) => asked.push((name, value)),
                 // The client has been told that it is set.
                 Err(_) => {
                     let node = self.node_name(attached.route);

@@ -11,11 +11,13 @@ use tokio::net::TcpStream;
 use super::cancel::Registered;
 use super::client_session::ClientSession;
 use super::error::SessionError;
+use super::placing::Wish;
 use super::replication::{self, Replication};
 use super::worker::{Present, Worker};
 use crate::auth::client_login::{self, ClientIdentity};
 use crate::auth::server_login;
 use crate::pool::{PrincipalPools, SettingValue, Settings, Welcome};
+use crate::route::consistency::History;
 use crate::route::{RouteReason, Want};
 use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready};
 use crate::wire::error_response::ErrorFields;
@@ -268,17 +270,15 @@ async fn welcome(
     let plain = Arc::new(plain);
     let rules = super::client_session::rules(&worker.shared.config.load());
     let mut placing = super::client_session::Placing::new(worker);
-    let mut placed = placing
-        .connect(
-            principal,
-            Want::Primary(RouteReason::NeedsPrimary),
-            &rules,
-            &Default::default(),
-            &plain,
-            None,
-        )
-        .await
-        .map_err(|error| error.fatal())?;
+    let wish = Wish {
+        want: Want::Primary(RouteReason::NeedsPrimary),
+        rules: &rules,
+        history: &History::default(),
+        settings: &plain,
+        session: 0,
+        reclaim: false,
+    };
+    let mut placed = placing.connect(principal, wish).await.map_err(|error| error.fatal())?;
     let mut parameters: Vec<_> = placed.lease.conn().parameters().to_vec();
     for (name, value) in &mut parameters {
         if **name == *"in_hot_standby" {

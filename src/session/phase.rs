@@ -36,6 +36,8 @@ pub enum Phase {
 pub struct Attached {
     /// The connection.
     pub lease: Lease,
+    /// The session's number.
+    pub session: u64,
     /// How it was chosen.
     pub route: Route,
     /// The session was also the last to use it before: what its sequences remember is the session's own.

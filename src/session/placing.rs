@@ -17,7 +17,6 @@ use crate::route::balancer::Load;
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Decision, Route, RouteReason, Target, Want, decide};
-use crate::wire::backend::TransactionStatus;
 
 /// While held, the decision is looked at again this often even if the table hasn't changed: lags change without a word.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -33,6 +32,23 @@ pub struct Placed {
     pub route: Route,
     /// What the server reported when the settings were applied.
     pub reported: Vec<(String, String)>,
+}
+
+/// What a unit needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// Which node.
+    pub want: Want,
+    /// The rules of routing.
+    pub rules: &'a Rules,
+    /// What it must see.
+    pub history: &'a History,
+    /// The settings to run under.
+    pub settings: &'a Arc<Settings>,
+    /// The session's number; 0 if it is nobody's.
+    pub session: u64,
+    /// Rather the connection that this session was the last to use.
+    pub reclaim: bool,
 }
 
 /// One unit's search for a place. Its patience is counted from the first moment without one.
@@ -71,30 +87,24 @@ impl<'a> Placing<'a> {
         }
     }
 
-    /// Finds a place; with `reclaim`, rather on the connection that this session was the last to use. Safe to drop.
+    /// Finds a place. Safe to drop.
     ///
     /// # Errors
     /// No node within `hold_timeout`, no connection within `checkout_timeout`, a node that refuses the login, or settings that the server
     /// doesn't take.
-    pub async fn connect(
-        &mut self,
-        principal: &PrincipalPools,
-        want: Want,
-        rules: &Rules,
-        history: &History,
-        settings: &Arc<Settings>,
-        reclaim: Option<u64>,
-    ) -> Result<Placed, SessionError> {
+    pub async fn connect(&mut self, principal: &PrincipalPools, mut wish: Wish<'_>) -> Result<Placed, SessionError> {
         let shared = &self.worker.shared;
         loop {
-            let route = self.route(want, rules, history).await?;
+            let route = self.route(wish.want, wish.rules, wish.history).await?;
             let purpose = match route.target {
                 Target::Primary => Purpose::Write,
                 Target::Standby => Purpose::Read,
             };
             let pool = principal.at(route.node);
-            let reclaimed = reclaim.and_then(|session| pool.reclaim(session, self.worker.index, route.epoch));
-            let lease = match reclaimed {
+            let reclaimed = wish
+                .reclaim
+                .then(|| pool.reclaim(wish.session, self.worker.index, route.epoch));
+            let lease = match reclaimed.flatten() {
                 Some(lease) => Ok(lease),
                 None => pool.checkout(self.worker.index, purpose, route.epoch).await,
             };
@@ -131,7 +141,7 @@ impl<'a> Placing<'a> {
                 lease.check_in(Instant::now());
                 continue;
             }
-            match lease.conn().apply_settings(settings, TransactionStatus::Idle).await {
+            match lease.conn().make_ready(wish.session, wish.settings).await {
                 Ok(reported) => {
                     self.held = None;
                     return Ok(Placed { lease, route, reported });
@@ -140,6 +150,11 @@ impl<'a> Placing<'a> {
                     shared.cluster.hint(route.node, Hint::ConnectionLost);
                     drop(lease);
                     self.pause(PAUSE).await?;
+                }
+                // The object that a setting names may be missing here: not replayed yet, or gone.
+                Err(crate::pool::ConnError::Refused { .. }) if route.target == Target::Standby => {
+                    lease.check_in(Instant::now());
+                    wish.want = Want::Primary(RouteReason::NeedsPrimary);
                 }
                 Err(crate::pool::ConnError::Refused { code, message }) => {
                     lease.check_in(Instant::now());

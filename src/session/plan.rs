@@ -43,6 +43,8 @@ pub struct Plan {
     pub sequence_state: bool,
     /// It inserts rows.
     pub inserts: bool,
+    /// It runs code of which nothing is known.
+    pub unknown_code: bool,
     /// Statements that run in it.
     pub executes: u32,
     /// What it leaves behind can't be known.
@@ -118,6 +120,7 @@ struct Sum {
     refused_alike: bool,
     sequence_state: bool,
     inserts: bool,
+    unknown_code: bool,
     executes: u32,
     copies: bool,
     ends: bool,
@@ -138,6 +141,7 @@ impl Sum {
             refused_alike: true,
             sequence_state: false,
             inserts: false,
+            unknown_code: false,
             executes: 0,
             copies: false,
             ends: false,
@@ -184,6 +188,7 @@ impl Sum {
                 Effect::Commit { .. } | Effect::Rollback { .. } | Effect::PrepareTransaction
             )
         });
+        self.unknown_code |= class.unknown_code;
         self.copies |= matches!(class.reason, Reason::Verb("COPY"));
         if class.access == Access::Write && !(class.hint == Some(Hint::Standby) && class.standby_by_hint) {
             self.access = Access::Write;
@@ -268,6 +273,7 @@ pub fn plan(
                 needs_server: sum.needs_server || !closed,
                 sequence_state: sum.sequence_state,
                 inserts: sum.inserts,
+                unknown_code: sum.unknown_code || !closed,
                 executes: sum.executes,
                 unknown: sum.unknown,
                 block_safe: sum.block_safe && closed,
@@ -295,6 +301,7 @@ pub fn plan(
                 needs_server: before.needs_server || sum.needs_server,
                 sequence_state: before.sequence_state || sum.sequence_state,
                 inserts: before.inserts || sum.inserts,
+                unknown_code: before.unknown_code || sum.unknown_code,
                 executes: before.executes + sum.executes,
                 unknown: false,
                 block_safe: before.block_safe && sum.block_safe,

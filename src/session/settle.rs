@@ -11,10 +11,13 @@ use super::outcome::Answer;
 use super::phase::{Attached, Block};
 use super::plan::Plan;
 use crate::config::Consistency;
-use crate::pool::{SettingValue, Settings};
+use crate::pool::{CurrentSetting, SettingValue, Settings};
 use crate::route::Target;
 use crate::sql::{Access, Effect, Isolation, PinReason, Reason, StatementClass};
 use crate::wire::backend::TransactionStatus;
+
+/// A setting, and what the server says that it is.
+pub(super) type Asked = (String, CurrentSetting);
 
 /// Follows one answered unit.
 ///
@@ -26,13 +29,16 @@ pub(super) fn settle(
     plan: &Plan,
     later: &[Arc<StatementClass>],
     answer: Answer,
-    asked: &[(String, Box<str>)],
+    asked: &[Asked],
     now: Instant,
 ) {
     let was_in_block = attached.block.is_some();
     let settings_before = Arc::clone(&state.settings);
     let effects: SmallVec<[&StatementClass; 2]> = plan.effects.iter().chain(later).map(|class| &**class).collect();
     follow_effects(state, attached, &effects, answer, asked);
+    if plan.unknown_code {
+        attached.lease.conn().suspect(attached.session);
+    }
     if (plan.unknown || answer.unknown) && !answer.failed {
         state.pins.add(PinReason::Unknown);
     }
@@ -91,6 +97,11 @@ fn follow_block(state: &mut SessionState, attached: &mut Attached, answer: Answe
     }
 }
 
+/// What `SET` was given may mean something else on a connection with other settings than those under which it ran.
+fn must_be_asked_for(name: &str, value: &str) -> bool {
+    name == "datestyle" || value.contains('\\') || !value.is_ascii() || value.contains('&')
+}
+
 /// Names of settings whose values only the server knows, now that the unit is answered.
 pub(super) fn to_ask(plan: &Plan, later: &[Arc<StatementClass>], answer: Answer) -> SmallVec<[String; 1]> {
     if answer.failed || answer.status == TransactionStatus::Failed {
@@ -100,6 +111,7 @@ pub(super) fn to_ask(plan: &Plan, later: &[Arc<StatementClass>], answer: Answer)
     effects
         .filter_map(|effect| match effect {
             Effect::SetConfig { name } => Some(name.clone()),
+            Effect::SetGuc { name, value } if must_be_asked_for(name, value) => Some(name.clone()),
             _ => None,
         })
         .collect()
@@ -110,7 +122,7 @@ fn follow_effects(
     attached: &mut Attached,
     classes: &[&StatementClass],
     answer: Answer,
-    asked: &[(String, Box<str>)],
+    asked: &[Asked],
 ) {
     if answer.failed {
         follow_failure(state, classes);
@@ -157,25 +169,26 @@ fn is_control(effect: &Effect) -> bool {
     )
 }
 
-fn follow(
-    state: &mut SessionState,
-    attached: &mut Attached,
-    effect: &Effect,
-    rolled_back: bool,
-    asked: &[(String, Box<str>)],
-) {
+fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, rolled_back: bool, asked: &[Asked]) {
     let mut set_to = |state: &mut SessionState, name: &str, value: SettingValue| {
         let has = attached.lease.conn().settings.with(name, value.clone());
         let wanted = state.settings.with(name, value);
         change_settings(state, attached, wanted, has);
     };
     match effect {
-        Effect::SetGuc { name, value } => set_to(state, name, SettingValue::Sql(value.as_str().into())),
-        Effect::SetConfig { name } => {
-            if let Some((_, value)) = asked.iter().find(|(known, _)| known == name) {
-                set_to(state, name, SettingValue::Raw(value.clone()));
+        Effect::SetGuc { name, value } if !must_be_asked_for(name, value) => {
+            set_to(state, name, SettingValue::Sql(value.as_str().into()));
+        }
+        Effect::SetGuc { name, .. } | Effect::SetConfig { name } => {
+            match asked.iter().find(|(known, _)| known == name) {
+                Some((_, CurrentSetting::Is(value))) => set_to(state, name, SettingValue::Raw(value.clone())),
+                Some((_, CurrentSetting::Missing)) => {}
+                Some((_, CurrentSetting::Unreadable)) | None => {
+                    state.pins.add(PinReason::SessionGuc);
+                }
             }
         }
+        Effect::LoginDefaults => state.alters_logins = true,
         Effect::ResetGuc { name } => {
             let wanted = match state.startup.value(name) {
                 Some(value) => state.settings.with(name, value.clone()),
@@ -308,6 +321,18 @@ pub(super) fn refused_setting(effects: &[Arc<StatementClass>]) -> Option<Session
             }),
             _ => None,
         })
+}
+
+/// The settings that a unit needs to run under: not those that it is about to reset, which a server may have come to refuse.
+pub(super) fn needed(plan: &Plan, settings: &Arc<Settings>) -> Arc<Settings> {
+    let [class] = &plan.effects[..] else {
+        return Arc::clone(settings);
+    };
+    match &class.effects[..] {
+        [Effect::ResetAll | Effect::DiscardAll] => Arc::default(),
+        [Effect::ResetGuc { name }] => Arc::new(settings.without(name)),
+        _ => Arc::clone(settings),
+    }
 }
 
 /// The SQL that begins a READ ONLY block again.

@@ -46,6 +46,8 @@ pub struct StatementClass {
     pub retry_safe: bool,
     /// Uses the clock (`now()`, `CURRENT_DATE`, …), which is the node's own.
     pub now_sensitive: bool,
+    /// Calls code of which nothing is known: it may leave anything on its server connection. What a trigger calls doesn't count.
+    pub unknown_code: bool,
     /// Why: the reason of the first statement that decided `access`.
     pub reason: Reason,
 }
@@ -171,6 +173,14 @@ impl Reason {
             Reason::TooLong => "too_long",
             Reason::TooManyTokens => "too_many_tokens",
         }
+    }
+
+    /// Whether code runs of which nothing is known: it may leave anything on its server connection.
+    pub(crate) fn runs_unknown_code(&self) -> bool {
+        matches!(
+            self,
+            Reason::UnknownFunction { .. } | Reason::EmbeddedSql { .. } | Reason::Verb("CALL" | "DO")
+        )
     }
 
     /// Whether a `standby` hint may overrule it: the statement is known to have no effect but its answer, or would be refused

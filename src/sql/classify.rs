@@ -40,6 +40,7 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         ddl: false,
         retry_safe: false,
         now_sensitive: false,
+        unknown_code: false,
         reason: Reason::Empty,
     };
     for statement in statements.by_ref() {
@@ -80,6 +81,7 @@ fn doubt_about_statement(statement: &Statement<'_>) -> Option<Reason> {
 }
 
 fn add(class: &mut StatementClass, verdict: Verdict) {
+    class.unknown_code |= verdict.unknown_code || verdict.reason.runs_unknown_code();
     let stronger = match (class.access, verdict.access) {
         (Access::Read, Access::Write) => true,
         (Access::Read, Access::Read) => class.statements == 0,

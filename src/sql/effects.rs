@@ -92,6 +92,8 @@ pub enum Effect {
     /// `nextval()` or `setval()` is called in so many words, so that `currval()` and `lastval()` now mean something on this
     /// server connection. The defaults of serial columns do the same without a trace in the text.
     NextVal,
+    /// `ALTER ROLE` or `ALTER DATABASE`, perhaps of the settings with which sessions begin.
+    LoginDefaults,
     /// Leaves state that lives on the server connection.
     Pin(PinReason),
 }
@@ -229,6 +231,7 @@ impl fmt::Display for Effect {
             Effect::Unlisten => f.write_str("unlisten"),
             Effect::AdvisoryUnlock => f.write_str("advisory unlock"),
             Effect::NextVal => f.write_str("nextval"),
+            Effect::LoginDefaults => f.write_str("login defaults"),
             Effect::Pin(reason) => write!(f, "pin {reason}"),
         }
     }

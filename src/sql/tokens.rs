@@ -19,6 +19,8 @@ pub(crate) struct Findings {
     pub(crate) soft: Option<Reason>,
     /// Uses the clock.
     pub(crate) now_sensitive: bool,
+    /// Some reason, whether or not it is the strongest, is code of which nothing is known.
+    pub(crate) unknown_code: bool,
     /// Names in front of a parenthesis that are no known function: the tree must know them as aliases.
     pub(crate) unresolved: Vec<String>,
 }
@@ -26,6 +28,7 @@ pub(crate) struct Findings {
 impl Findings {
     /// Notes a reason against the statement.
     pub(crate) fn add(&mut self, reason: Reason) {
+        self.unknown_code |= reason.runs_unknown_code();
         let place = if reason.yields_to_hint() {
             &mut self.soft
         } else {

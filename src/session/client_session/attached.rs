@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::super::error::SessionError;
 use super::super::outcome::Outcome;
 use super::super::phase::{Attached, Block, Phase};
-use super::super::placing::{Placed, Placing};
+use super::super::placing::{Placed, Placing, Wish};
 use super::super::plan::{Ends, Plan};
 use super::super::request::{FrameAt, Unit};
 use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
@@ -47,7 +47,7 @@ impl ClientSession {
         {
             self.tell(reported).await?;
         }
-        if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
+        if self.forget_strangers_sequences(&mut attached, plan).await.is_err() {
             // The statement will find the connection lost, and say so.
             tracing::debug!("a held connection was lost");
         }
@@ -187,16 +187,15 @@ impl ClientSession {
         let principal = Arc::clone(&self.principal);
         let mut placing = Placing::new(&worker);
         let want = Want::Primary(RouteReason::NeedsPrimary);
-        let placed = placing
-            .connect(
-                &principal,
-                want,
-                &rules,
-                &self.state.history,
-                &self.state.settings,
-                None,
-            )
-            .await;
+        let wish = Wish {
+            want,
+            rules: &rules,
+            history: &self.state.history,
+            settings: &self.state.settings,
+            session: self.present.id,
+            reclaim: false,
+        };
+        let placed = placing.connect(&principal, wish).await;
         let Placed {
             mut lease,
             route,

@@ -9,7 +9,7 @@ use super::super::error::SessionError;
 use super::super::exchange::{Exchange, Parties};
 use super::super::outcome::{Answer, Outcome};
 use super::super::phase::{Attached, Block};
-use super::super::placing::{Placed, Placing};
+use super::super::placing::{Placed, Placing, Wish};
 use super::super::plan::Plan;
 use super::super::request::FrameAt;
 use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
@@ -20,6 +20,7 @@ use crate::config::{Config, PoolMode};
 use crate::pool::{ConnError, Lease};
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Want};
+use crate::sql::Access;
 use crate::wire::backend::TransactionStatus;
 
 impl ClientSession {
@@ -38,28 +39,41 @@ impl ClientSession {
         } else {
             plan.want
         };
+        let mut settings = Arc::clone(&self.state.settings);
         let mut placing = Placing::new(&worker);
         let mut retries = 0;
         loop {
             let principal = Arc::clone(&self.principal);
             let slot = Arc::clone(&self.registered.slot);
-            let reclaim = plan.sequence_state.then_some(self.present.id);
+            let wish = Wish {
+                want,
+                rules: &rules,
+                history: &self.state.history,
+                settings: &settings,
+                session: self.present.id,
+                reclaim: plan.sequence_state,
+            };
             let placed = tokio::select! {
                 biased;
-                placed = placing.connect(&principal, want, &rules, &self.state.history, &self.state.settings, reclaim) => placed,
+                placed = placing.connect(&principal, wish) => placed,
                 // Polled only when there is a wait.
                 () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
                 () = self.client.gone() => return Err(End::Left),
             };
             let Placed { lease, route, reported } = match placed {
                 Ok(placed) => placed,
+                // What can't be set any more can still be reset.
+                Err(SessionError::Settings { .. }) if settle::needed(plan, &settings) != settings => {
+                    settings = settle::needed(plan, &settings);
+                    continue;
+                }
                 Err(error) => return self.report(error, plan, frames).await,
             };
             self.tell(reported).await?;
             worker.shared.counters.decided(route.target, route.reason);
             worker.shared.counters.waited(arrived.elapsed());
             let mut attached = Box::new(self.attach(lease, route, None));
-            if plan.sequence_state && self.forget_strangers_sequences(&mut attached).await.is_err() {
+            if self.forget_strangers_sequences(&mut attached, plan).await.is_err() {
                 continue;
             }
             let attempt = Attempt {
@@ -138,6 +152,7 @@ impl ClientSession {
         lease.conn().last_session = self.present.id;
         Attached {
             lease,
+            session: self.present.id,
             route,
             known,
             block,
@@ -145,9 +160,18 @@ impl ClientSession {
     }
 
     /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
-    /// none. From here on, sessions of this database and user keep the connections on which they draw from sequences.
-    pub(super) async fn forget_strangers_sequences(&mut self, attached: &mut Attached) -> Result<(), ConnError> {
-        self.reads_sequences = true;
+    /// none. Once one has been called, sessions of this database and user keep the connections on which they draw from sequences. A
+    /// session that keeps its connection anyway has it cleaned before it first writes, since what it calls may draw.
+    pub(super) async fn forget_strangers_sequences(
+        &mut self,
+        attached: &mut Attached,
+        plan: &Plan,
+    ) -> Result<(), ConnError> {
+        if plan.sequence_state {
+            self.principal.note_sequences_are_read();
+        } else if !(self.state.pins.any() && plan.access == Access::Write) {
+            return Ok(());
+        }
         let status = match &attached.block {
             _ if attached.known => return Ok(()),
             // What the block has written may be what is asked for.

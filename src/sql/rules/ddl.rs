@@ -12,6 +12,11 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
     }
     let mut verdict = Verdict::write(Reason::Verb(verb));
     verdict.ddl = true;
+    // ALTER { ROLE | USER | DATABASE } … { SET | RESET } …
+    let sets = || (2..statement.len()).any(|index| statement.is_any_word(index, &["set", "reset"]));
+    if verb == "ALTER" && statement.is_any_word(1, &["role", "user", "database"]) && sets() {
+        return verdict.with(Effect::LoginDefaults);
+    }
     if verb != "CREATE" {
         return verdict;
     }

@@ -29,6 +29,8 @@ pub(crate) struct Verdict {
     pub(crate) ddl: bool,
     /// Uses the clock.
     pub(crate) now_sensitive: bool,
+    /// Calls code of which nothing is known, also where the reason is another.
+    pub(crate) unknown_code: bool,
 }
 
 impl Verdict {
@@ -39,6 +41,7 @@ impl Verdict {
             effects: SmallVec::new(),
             ddl: false,
             now_sensitive: false,
+            unknown_code: false,
         }
     }
 
@@ -192,6 +195,10 @@ pub(crate) fn judge(statement: &Statement<'_>, context: &SqlContext, catalog: &d
         (_, Command::Query) => queries::query(statement, context, catalog),
         (_, Command::Explain) => explain::explain(statement, context, catalog),
         (_, Command::Copy) => queries::copy(statement, context, catalog),
+        (_, Command::Dml(_)) => Verdict {
+            unknown_code: queries::calls_unknown(statement, context, catalog),
+            ..judge_by_head(statement)
+        },
         _ => judge_by_head(statement),
     }
 }

@@ -12,12 +12,13 @@ use crate::sql::{simplify, tree};
 /// A statement that begins with SELECT, WITH, VALUES or TABLE, perhaps in parentheses.
 pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
     let findings = both_readings(statement, context, catalog);
-    let now_sensitive = findings.now_sensitive;
+    let (now_sensitive, unknown_code) = (findings.now_sensitive, findings.unknown_code);
     let mut verdict = match findings.reason() {
         None => Verdict::read(Reason::PlainRead),
         Some(reason) => Verdict::write(reason),
     };
     verdict.now_sensitive = now_sensitive;
+    verdict.unknown_code = unknown_code;
     if verdict.access == Access::Read {
         return verdict;
     }
@@ -38,6 +39,7 @@ pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &d
 fn both_readings(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Findings {
     let mut findings = tokens::scan(statement, context, catalog);
     if findings.hard.is_some() {
+        findings.unknown_code |= !findings.unresolved.is_empty();
         return findings;
     }
     let tree = simplify::simplify(statement).and_then(|tokens| tree::read(tokens, context, catalog));
@@ -57,6 +59,24 @@ fn both_readings(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn 
         findings.add(reason);
     }
     findings
+}
+
+/// Whether INSERT, UPDATE, DELETE or MERGE calls functions of which nothing is known. The table's name may stand in front of a
+/// parenthesis too.
+pub(super) fn calls_unknown(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> bool {
+    let calls = |part: &Statement<'_>| {
+        let findings = tokens::scan(part, context, catalog);
+        let is_call = |name: &String| !["conflict", "insert", "returning", "set"].contains(&name.as_str());
+        findings.unknown_code || findings.unresolved.iter().any(is_call)
+    };
+    let Some(into) = (0..statement.len()).find(|&index| statement.is_word(index, "into")) else {
+        return calls(statement);
+    };
+    let mut behind = into + 2;
+    while statement.is_punct(behind, b'.') {
+        behind += 2;
+    }
+    calls(&statement.slice(0, into)) || calls(&statement.tail(behind))
 }
 
 /// INTO [LOCAL] TEMP[ORARY]
@@ -116,4 +136,43 @@ fn elsewhere(statement: &Statement<'_>, at: usize) -> Verdict {
         "COPY"
     }))
     .with_calls(statement)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::{SqlContext, classify};
+
+    #[test]
+    fn code_of_which_nothing_is_known_is_found_wherever_it_is_called() {
+        for (sql, unknown) in [
+            ("select lower(a) from t", false),
+            ("select mine(a) from t", true),
+            ("select mine(a) from t for update", true),
+            ("begin; select mine(1); commit", true),
+            ("insert into t (a, b) values (1, lower('X'))", false),
+            (
+                "insert into s.t (a, b) values (1, now()) on conflict (a) do update set b = excluded.b",
+                false,
+            ),
+            ("insert into t (a) select mine(1)", true),
+            ("insert into t values (mine(1))", true),
+            ("update t set a = coalesce(b, 'x') where c in (1, 2)", false),
+            ("update t set (a, b) = (1, 2) where c = 3 returning (a)", false),
+            (
+                "merge into t using s on (t.a = s.a) when not matched then insert (a) values (s.a)",
+                false,
+            ),
+            ("update t set a = mine(b)", true),
+            ("delete from t where s.mine(a)", true),
+            ("call mine()", true),
+            ("do 'begin end'", true),
+            ("select query_to_xml('select 1', true, false, '')", true),
+        ] {
+            assert_eq!(
+                classify(sql.as_bytes(), &SqlContext::default()).unknown_code,
+                unknown,
+                "{sql}"
+            );
+        }
+    }
 }
