@@ -1,18 +1,19 @@
 # `make demo` on a fresh Debian or Ubuntu with Rust shows all of it. `make` lists the rest.
 
 CARGO ?= cargo
-# For the demo, the drivers and the benchmark: make demo ARGS="--port 6432"
+# For the demo, the drivers, the suite and the benchmark: make demo ARGS="--port 6432"
 ARGS ?=
-# make bench QUICK=1, make drivers QUICK=1
+# make bench QUICK=1, make drivers QUICK=1, make regress QUICK=1
 QUICK ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test drivers lint bench build clean
+.PHONY: help setup demo test drivers regress lint bench build clean
 
 help:
 	@echo 'make demo    set up this machine, build, and show pgsluice at work until Ctrl-C'
 	@echo 'make test    set up this machine, run all tests, and count them'
 	@echo 'make drivers the drivers of Python, Node, Java and Rust, through the proxy; ARGS="jdbc pg" takes only these'
+	@echo 'make regress PostgreSQL'"'"'s regression suite, directly and through the proxy; ARGS="rules plpgsql" takes only these'
 	@echo 'make lint    formatting and clippy'
 	@echo 'make bench   pgsluice beside PgBouncer and direct connections; QUICK=1 takes a minute'
 	@echo 'make build   target/release/pgsluice'
@@ -30,6 +31,9 @@ test: setup
 
 drivers:
 	@scripts/drivers.sh $(if $(QUICK),--quick) $(ARGS)
+
+regress:
+	@scripts/regress.sh $(if $(QUICK),--quick) $(ARGS)
 
 lint:
 	@scripts/lint.sh

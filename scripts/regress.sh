@@ -1,0 +1,406 @@
+#!/usr/bin/env bash
+# PostgreSQL's own regression suite, file by file, by psql: once at the primary itself, and once through the proxy, which pools by
+# transaction and spreads reads over two standbys. Counts the files whose output is the same both ways, and shows how the rest differ.
+#
+# Sets up what is missing (the suite comes from the package archive's source package, and is kept in target/regress), brings up a cluster
+# of three and a proxy in a folder of their own, and takes them down again, also when it fails. tests/regress/known.txt names the files
+# that are known to differ, and why; the exit status is 0 if no other file differs.
+#
+#   scripts/regress.sh                    the whole schedule
+#   scripts/regress.sh rules plpgsql      only these; what they need first runs at the primary itself
+#   scripts/regress.sh --quick            a few files that take less than a minute, for CI
+#   scripts/regress.sh --lines 40         so many lines of each difference instead of 12; 0 shows none
+#   scripts/regress.sh --crowd            with other sessions that take the same connections between any two transactions, and leave other
+#                                         settings on them; more reads reach the standbys, too
+#   scripts/regress.sh --keep             leave the folder with outputs, differences and logs
+#   PGSLUICE=target/debug/pgsluice scripts/regress.sh        another build than target/release
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+PATH="$PATH:${HOME:-/root}/.cargo/bin"
+known=$PWD/tests/regress/known.txt
+cache=$PWD/target/regress
+
+# Not run: they are about a cluster of their own (tablespace's folder), about counters that tell how long things took (stats), about how deep
+# the server's stack is (infinite_recurse), or wait for replication workers. psql_crosstab is about psql alone.
+skipped=(tablespace infinite_recurse stats psql_crosstab publication subscription)
+# A bit of everything: types, queries, blocks and savepoints, cursors, functions, COPY.
+quick_files=(boolean int4 strings timestamptz select union subselect join portals transactions plpgsql copy2 with rangefuncs returning)
+# A file that takes longer than this hangs.
+limit=60
+
+say() { printf 'regress: %s\n' "$*" >&2; }
+fail() { printf 'regress: %s\n' "$@" >&2; exit 1; }
+
+# ---- what was asked for
+
+asked=()
+quick=${QUICK:-}
+keep=
+crowd=
+lines=12
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick) quick=1 ;;
+        --keep) keep=1 ;;
+        --crowd) crowd=1 ;;
+        --lines) lines=${2:?--lines takes a number}; shift ;;
+        -*) fail "unknown option $1" ;;
+        *) asked+=("$1") ;;
+    esac
+    shift
+done
+# A few files may have too few reads for two standbys.
+few=
+[ ${#asked[@]} -eq 0 ] || few=1
+if [ -n "$quick" ] && [ ${#asked[@]} -eq 0 ]; then asked=("${quick_files[@]}"); fi
+
+# ---- set-up: each step is left out when its result is there
+
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+
+apt_install() {
+    command -v apt-get >/dev/null || fail "this machine lacks $*, and has no apt-get: install them, and start again"
+    say "installing $*"
+    as_root apt-get update -q </dev/null >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null >&2
+}
+
+# apt with lists and caches of its own, and this machine's sources with source packages added: nothing outside of the cache changes.
+apt_prepare() {
+    local from
+    mkdir -p "$cache/apt/sources" "$cache/apt/lists/partial" "$cache/apt/cache/archives/partial"
+    rm -f "$cache/apt/sources"/*
+    for from in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [ -e "$from" ] && sed -n -E 's/^deb([[:space:]])/deb-src\1/p; /^deb[[:space:]]/p' "$from" >"$cache/apt/sources/$(basename "$from" .list).list"
+    done
+    for from in /etc/apt/sources.list.d/*.sources; do
+        [ -e "$from" ] && sed -E 's/^Types:.*/Types: deb deb-src/' "$from" >"$cache/apt/sources/$(basename "$from")"
+    done
+    apt_options=(-q -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$cache/apt/sources"
+        -o "Dir::State::lists=$cache/apt/lists" -o "Dir::Cache=$cache/apt/cache" -o APT::Sandbox::User=root)
+    apt-get "${apt_options[@]}" update </dev/null >&2 || say "some package lists are missing; going on without them"
+}
+
+# The installed version first; an archive that has moved on may only have another one of the same major, which does as well.
+versions_of() {
+    { dpkg-query -W -f '${Version}\n' "postgresql-$major" 2>/dev/null || true
+        apt-cache "${apt_options[@]}" showsrc "postgresql-$major" | sed -n 's/^Version: //p'; } | awk '!seen[$0]++'
+}
+
+download_source() {
+    local package=postgresql-$major version
+    for version in $(versions_of); do
+        say "downloading the source of $package, version $version"
+        apt-get "${apt_options[@]}" source --download-only "$package=$version" </dev/null >&2 && return
+    done
+    fail "the package archive gave no source of $package"
+}
+
+# The server's headers are only unpacked: to install them would take the server itself to their version, below whatever runs of it.
+download_headers() {
+    local package=postgresql-server-dev-$major version
+    for version in $(versions_of); do
+        say "downloading $package, version $version"
+        apt-get "${apt_options[@]}" download "$package=$version" </dev/null >&2 || continue
+        dpkg-deb -x "$package"_*.deb headers
+        return
+    done
+    fail "the package archive gave no $package"
+}
+
+# Modules are loaded by any minor version of the major whose headers they were compiled with.
+setup_suite() {
+    major=$("$pg_bin/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+    [ "$major" -ge 15 ] || fail "PostgreSQL $major is too old: before 15, the suite's files must be made from templates"
+    suite=$cache/$major
+    [ -e "$suite/ready" ] && return
+    command -v apt-get >/dev/null || fail "the suite comes from a source package, and this machine has no apt-get"
+    command -v dpkg-source >/dev/null || apt_install dpkg-dev
+    apt_prepare
+    rm -rf "$suite"
+    mkdir -p "$suite/download" "$suite/lib"
+    (cd "$suite/download" && download_source && download_headers)
+    tar xf "$suite"/download/*.orig.tar.* -C "$suite" --strip-components=1 --wildcards '*/src/test/regress/*' '*/contrib/spi/*'
+    say "compiling the suite's modules"
+    local include=$suite/download/headers/usr/include/postgresql module
+    for module in src/test/regress/regress contrib/spi/autoinc contrib/spi/refint; do
+        cc -shared -fPIC -O1 -w -I"$include/$major/server" -I"$include" -I"$suite/src/test/regress" \
+            -o "$suite/lib/${module##*/}.so" "$suite/$module.c" >&2
+    done
+    rm -rf "$suite/download" "$cache/apt"
+    touch "$suite/ready"
+}
+
+scripts/setup.sh >&2
+command -v python3 >/dev/null || apt_install python3
+pgsluice=${PGSLUICE:-}
+if [ -z "$pgsluice" ]; then
+    say "building"
+    cargo build --release --locked --quiet
+    pgsluice=target/release/pgsluice
+fi
+pgsluice=$(realpath "$pgsluice")
+
+# ---- a folder, a cluster and a proxy, and their end
+
+# The servers run as `postgres` where this runs as root, so the folder is one that everybody may enter.
+dir=$(mktemp -d "${TMPDIR:-/tmp}/pgsluice-regress.XXXXXX")
+chmod 755 "$dir"
+lab=$dir/lab
+proxy=
+running=
+crowders=()
+finish() {
+    local status=$?
+    trap - EXIT
+    # A second Ctrl-C must not leave the servers running.
+    trap '' INT TERM
+    if [ -n "$running" ]; then kill "$running" 2>/dev/null || true; fi
+    # A crowder is a shell with a psql at its side, and ends with it; psql ends with the proxy.
+    local one
+    for one in "${crowders[@]}"; do kill "$one" 2>/dev/null || true; done
+    if [ -n "$proxy" ]; then
+        kill -KILL "$proxy" 2>/dev/null || true
+        wait "$proxy" 2>/dev/null || true
+    fi
+    if [ -e "$lab" ]; then "$pgsluice" lab down --dir "$lab" >/dev/null 2>"$dir/down.log" || cat "$dir/down.log" >&2; fi
+    if [ -n "$keep" ]; then say "outputs, differences and logs are in $dir"; else rm -rf "$dir"; fi
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Below the kernel's ephemeral range, where no outgoing connection takes them before they are used.
+free_ports() {
+    python3 - <<'PYTHON'
+import random, socket
+
+def is_free(port):
+    with socket.socket() as tried:
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+while True:
+    first = random.randrange(12000, 31000)
+    if all(is_free(port) for port in range(first, first + 5)):
+        print(first)
+        break
+PYTHON
+}
+
+start_lab() {
+    local attempt
+    for attempt in 1 2 3; do
+        base=$(free_ports)
+        "$pgsluice" lab up --fast --dir "$lab" --base-port "$base" --standbys 2 --json >"$dir/lab.json" 2>"$dir/lab.log" && return
+        # Somebody else may have taken a port in between.
+        "$pgsluice" lab down --dir "$lab" >/dev/null 2>&1 || true
+    done
+    cat "$dir/lab.log" >&2
+    fail "the cluster did not come up"
+}
+
+start_proxy() {
+    local admin=$((base + 4))
+    env PGSLUICE_HTTP="127.0.0.1:$admin" PGSLUICE_CLUSTER_STATE_FILE="$dir/proxy.state" \
+        "$pgsluice" serve -c "$lab/pgsluice.toml" --listen "127.0.0.1:$((base + 3))" >"$dir/proxy.log" 2>&1 &
+    proxy=$!
+    for _ in $(seq 300); do
+        kill -0 "$proxy" 2>/dev/null || break
+        if "$pgsluice" status --json --url "http://127.0.0.1:$admin" 2>/dev/null | python3 -c '
+import json, sys
+sys.exit(sum(bool(node["serving"]) for node in json.load(sys.stdin)["nodes"]) < 3)' 2>/dev/null; then return; fi
+        sleep 0.1
+    done
+    cat "$dir/proxy.log" >&2
+    fail "the proxy does not serve all three nodes"
+}
+
+# One of those that crowd in: it takes a connection to each kind of node many times a second, and leaves other settings on it. It reads no
+# tables, and never stays in a block, so that it keeps VACUUM and DDL from nothing.
+crowder() {
+    local settings=("datestyle = 'German, DMY'" "search_path = pg_catalog" "timezone = 'Asia/Kathmandu'" "enable_seqscan = off"
+        "extra_float_digits = -9" "bytea_output = 'escape'" "intervalstyle = 'iso_8601'" "client_min_messages = 'error'")
+    while :; do
+        printf 'set %s;\n' "${settings[RANDOM % ${#settings[@]}]}"
+        printf '/* pgsluice: %s */ select 1;\n' primary standby primary standby primary standby
+        sleep 0.005
+    done | "$pg_bin/psql" -X -q -h 127.0.0.1 -p "$((base + 3))" -U bench -d bench >/dev/null 2>"$dir/crowder$1.log"
+}
+
+say "bringing up one primary and two standbys"
+start_lab
+pg_bin=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["pg_bin"])' "$dir/lab.json")
+setup_suite
+
+# The server reads the suite's data and loads its modules, and writes into results/.
+cp -R "$suite/src/test/regress" "$dir/suite"
+cp -R "$suite/lib" "$dir/lib"
+mkdir -p "$dir/build/results" "$dir/diffs"
+chmod -R a+rX "$dir/suite" "$dir/lib"
+chmod a+rwx "$dir/build" "$dir/build/results"
+
+# ---- what runs, and in which order
+
+# Lines "run NAME" and "first NAME" in the schedule's order. Every file may need the tables of test_setup and create_index; what else one
+# needs is told in the schedule's comments: "# psql depends on create_am".
+plan() {
+    python3 - "$dir/suite/parallel_schedule" "${skipped[*]}" "$@" <<'PYTHON'
+import re, sys
+
+schedule, skipped, asked = sys.argv[1], sys.argv[2].split(), sys.argv[3:]
+order, needs = [], {}
+for line in open(schedule):
+    if line.startswith("test:"):
+        order += [name for name in line.split()[1:] if name not in skipped]
+    elif found := re.match(r"#.*?(\w+) depends on ([\w, ]+)$", line):
+        needs[found[1]] = re.findall(r"\w+", found[2])
+for name in asked:
+    if name in skipped:
+        sys.exit(f"regress: {name} is not run, see the script")
+    if name not in order:
+        sys.exit(f"regress: the schedule has no {name}")
+
+first, left = set(), list(asked)
+while left:
+    name = left.pop()
+    for other in ["test_setup", "create_index"] + needs.get(name, []):
+        if other in order and other not in first and order.index(other) < order.index(name):
+            first.add(other)
+            left.append(other)
+for name in order:
+    if not asked or name in asked:
+        print("run", name)
+    elif name in first:
+        print("first", name)
+PYTHON
+}
+plan "${asked[@]}" >"$dir/plan"
+
+# ---- one pass over them
+
+sql() { "$pg_bin/psql" -XAtq -h 127.0.0.1 -p "$base" -U bench -d postgres -c "$1" </dev/null; }
+"$pg_bin/psql" -Xq -h 127.0.0.1 -p "$base" -U postgres -d postgres -c 'create role bench superuser login' </dev/null
+
+# As pg_regress makes it.
+new_database() {
+    local role setting
+    sql 'drop database if exists bench with (force)' 2>&1 | grep -v 'does not exist, skipping' >&2 || true
+    for role in $(sql "select quote_ident(rolname) from pg_roles where rolname ~ '^regress'"); do sql "drop role $role"; done
+    sql "create database bench template template0 lc_collate 'C' lc_ctype 'C'"
+    for setting in lc_messages lc_monetary lc_numeric lc_time; do sql "alter database bench set $setting to 'C'"; done
+    sql "alter database bench set bytea_output to 'hex'"
+    sql "alter database bench set timezone_abbreviations to 'Default'"
+    wait_for_standbys
+}
+
+wait_for_standbys() {
+    local at
+    at=$(sql 'select pg_current_wal_lsn()')
+    for _ in $(seq 300); do
+        [ "$(sql "select count(*) from pg_stat_replication where replay_lsn >= '$at'")" = 2 ] && return
+        sleep 0.1
+    done
+    fail "the standbys do not follow"
+}
+
+# One file, to its output.
+run_file() {
+    local name=$1 port=$2 out=$3 status=0
+    (
+        cd "$dir/build"
+        export PGHOST=127.0.0.1 PGPORT=$port PGUSER=bench PGTZ=PST8PDT PGDATESTYLE='Postgres, MDY' LC_MESSAGES=C LANG=C
+        export PGOPTIONS='-c intervalstyle=postgres_verbose'
+        export PG_ABS_SRCDIR=$dir/suite PG_ABS_BUILDDIR=$dir/build PG_LIBDIR=$dir/lib PG_DLSUFFIX=.so
+        exec timeout --kill-after=5 "$limit" "$pg_bin/psql" -X -a -q -d bench <"$dir/suite/sql/$name.sql" >"$out" 2>&1
+    ) &
+    running=$!
+    wait "$running" || status=$?
+    running=
+    [ "$status" -eq 0 ] || echo "psql ended with status $status" >>"$out"
+}
+
+pass() {
+    local way=$1 port=$2 kind name began=$SECONDS
+    mkdir -p "$dir/$way/first"
+    new_database
+    while read -r kind name; do
+        case $kind in
+            run) run_file "$name" "$port" "$dir/$way/$name.out" ;;
+            first) run_file "$name" "$base" "$dir/$way/first/$name.out" ;;
+        esac
+    done <"$dir/plan"
+    say "$(grep -c '^run ' "$dir/plan") files, $way: $((SECONDS - began)) s"
+}
+
+pass direct "$base"
+say "starting the proxy"
+if [ -n "$crowd" ]; then
+    export PGSLUICE_POOL_SIZE=4 PGSLUICE_MONITOR_INTERVAL=10ms
+fi
+start_proxy
+if [ -n "$crowd" ]; then
+    for one in 1 2 3; do
+        crowder "$one" &
+        crowders+=("$!")
+    done
+fi
+pass proxy "$((base + 3))"
+
+# ---- what differs
+
+# What differs between any two runs: process ids, temporary schemas' numbers, OIDs.
+normal() { sed -E 's/PID [0-9]+/PID N/; s/pg_temp_[0-9]+/pg_temp_N/g; s/[0-9]{5,}/N/g' "$1"; }
+
+# Why a file is known to differ; what is known with a crowd is no excuse without one.
+reason() { sed -n -E "s/^$1[[:space:]]+//p" "$known" | { if [ -n "$crowd" ]; then sed 's/^crowd: //'; else grep -v '^crowd: ' || true; fi; }; }
+
+same=0
+known_differ=()
+unknown=()
+surprises=()
+while read -r kind name; do
+    [ "$kind" = run ] || continue
+    if diff -U 3 --label "$name, direct" --label "$name, through the proxy" \
+        <(normal "$dir/direct/$name.out") <(normal "$dir/proxy/$name.out") >"$dir/diffs/$name.diff"; then
+        rm "$dir/diffs/$name.diff"
+        same=$((same + 1))
+        [ -z "$(reason "$name")" ] || surprises+=("$name")
+        continue
+    fi
+    if [ -n "$(reason "$name")" ]; then known_differ+=("$name"); else unknown+=("$name"); fi
+    if [ "$lines" -gt 0 ]; then
+        printf '\n%s\n' "$name${known_differ[*]:+$([ "${known_differ[-1]}" = "$name" ] && printf ' (known: %s)' "$(reason "$name")")}"
+        head -n "$lines" "$dir/diffs/$name.diff" | sed 's/^/    /'
+        rest=$(($(wc -l <"$dir/diffs/$name.diff") - lines))
+        [ "$rest" -le 0 ] || printf '    … and %s lines more\n' "$rest"
+    fi
+done <"$dir/plan"
+
+failed=
+# All of it would be the same through a proxy that sends everything to the primary.
+read -r on_primary on_standbys idle_standbys < <("$pgsluice" status --json --url "http://127.0.0.1:$((base + 4))" | python3 -c '
+import json, sys
+nodes = json.load(sys.stdin)["nodes"]
+standbys = [node["statements_read"] for node in nodes if node["role"] == "standby"]
+total = sum(node["statements_read"] + node["statements_write"] for node in nodes)
+print(total - sum(standbys), sum(standbys), standbys.count(0))')
+printf '\nthe primary took %s statements of the proxy, the standbys %s\n' "$on_primary" "$on_standbys"
+[ -n "$few" ] || [ "$idle_standbys" -eq 0 ] || { printf 'FAIL: a standby took none\n'; failed=1; }
+# A session that panics closes one connection, which psql may survive.
+if grep -A 2 -E 'panicked| ERROR ' "$dir/proxy.log" >"$dir/complaints"; then
+    printf 'FAIL: the proxy complains\n'
+    head -n 40 "$dir/complaints"
+    failed=1
+fi
+[ ${#surprises[@]} -eq 0 ] || printf 'known to differ, but the same now: %s\n' "${surprises[*]}"
+[ ${#known_differ[@]} -eq 0 ] || printf 'known to differ: %s\n' "${known_differ[*]}"
+[ ${#unknown[@]} -eq 0 ] || printf 'differ: %s\n' "${unknown[*]}"
+printf '%s of %s files the same, %s known to differ, %s others differ\n' \
+    "$same" "$(grep -c '^run ' "$dir/plan")" "${#known_differ[@]}" "${#unknown[@]}"
+[ -z "$failed" ] && [ ${#unknown[@]} -eq 0 ]
