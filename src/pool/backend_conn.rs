@@ -44,8 +44,8 @@ pub struct BackendConn {
     pub prepared: PreparedSet,
     /// What it has reported, newest values.
     parameters: Vec<(Box<str>, Box<str>)>,
-    /// The session that last ran something on it: what its sequences, and nothing else, still remember.
-    pub last_session: u64,
+    /// The session that last drew from a sequence on it: what `currval()` and `lastval()` tell is that session's. 0 if it is nobody's.
+    pub drawn_by: u64,
     /// The session that has run code of which nothing is known: whatever that has left is for nobody else.
     suspect: Option<u64>,
     /// The worker whose runtime watches the socket.
@@ -121,7 +121,7 @@ impl BackendConn {
                 .into_iter()
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
-            last_session: 0,
+            drawn_by: 0,
             suspect: None,
             worker,
             opened: now,

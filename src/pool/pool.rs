@@ -256,13 +256,13 @@ impl Pool {
         }
     }
 
-    /// The idle connection that `session` was the last to use, if there is one: its sequences remember that session.
-    pub fn reclaim(self: &Arc<Self>, session: u64, worker: usize, epoch: Epoch) -> Option<Lease> {
+    /// The connection with the server process `pid`, if it is idle and `session` was the last that drew from a sequence on it.
+    pub fn reclaim(self: &Arc<Self>, session: u64, pid: i32, worker: usize, epoch: Epoch) -> Option<Lease> {
         let mut inner = self.inner.lock();
         let list = inner.idle.iter_mut().find_map(|list| {
             let at = list
                 .iter()
-                .position(|conn| conn.last_session == session && conn.epoch == epoch)?;
+                .position(|conn| conn.pid == pid && conn.drawn_by == session && conn.epoch == epoch)?;
             Some(list.remove(at))
         });
         drop(inner);

@@ -68,6 +68,8 @@ pub struct SessionState {
     pub pins: Pins,
     /// Whether a function's bare name means the built-in one.
     pub pg_catalog_first: bool,
+    /// The server process on which it has last drawn from a sequence.
+    pub drew_on: Option<i32>,
     /// It has changed the settings with which sessions begin, as far as its block commits.
     pub alters_logins: bool,
 }
@@ -129,6 +131,7 @@ impl ClientSession {
                 history: History::default(),
                 pins: Pins::default(),
                 pg_catalog_first,
+                drew_on: None,
                 alters_logins: false,
             },
         }
@@ -334,9 +337,14 @@ impl ClientSession {
         if plan.tail == Tail::Prepared && answer.failed {
             self.client.skip_to_sync();
         }
-        if plan.draws_from_sequences() && !answer.failed {
-            // What its connection remembers last is the session's own from here on.
+        // An error doesn't undo what was drawn. What its connection remembers last is the session's own from here on.
+        if plan.draws_from_sequences() {
+            let conn = attached.lease.conn();
+            conn.drawn_by = self.present.id;
+            self.state.drew_on = Some(conn.pid);
             attached.known = true;
+        }
+        if (plan.draws_from_sequences() || plan.sequence_state) && !answer.failed {
             if self.principal.reads_sequences() {
                 self.state.pins.add(PinReason::Sequence);
             }

@@ -276,7 +276,7 @@ async fn welcome(
         history: &History::default(),
         settings: &plain,
         session: 0,
-        reclaim: false,
+        reclaim: None,
     };
     let mut placed = placing.connect(principal, wish).await.map_err(|error| error.fatal())?;
     let mut parameters: Vec<_> = placed.lease.conn().parameters().to_vec();

@@ -40,7 +40,7 @@ pub struct Attached {
     pub session: u64,
     /// How it was chosen.
     pub route: Route,
-    /// The session was also the last to use it before: what its sequences remember is the session's own.
+    /// What its sequences remember is the session's own, or nothing.
     pub known: bool,
     /// The transaction block that is open on it.
     pub block: Option<Block>,

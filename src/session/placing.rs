@@ -47,8 +47,8 @@ pub struct Wish<'a> {
     pub settings: &'a Arc<Settings>,
     /// The session's number; 0 if it is nobody's.
     pub session: u64,
-    /// Rather the connection that this session was the last to use.
-    pub reclaim: bool,
+    /// Rather the connection of this server process, on which the session was the last to draw from a sequence.
+    pub reclaim: Option<i32>,
 }
 
 /// One unit's search for a place. Its patience is counted from the first moment without one.
@@ -103,8 +103,8 @@ impl<'a> Placing<'a> {
             let pool = principal.at(route.node);
             let reclaimed = wish
                 .reclaim
-                .then(|| pool.reclaim(wish.session, self.worker.index, route.epoch));
-            let lease = match reclaimed.flatten() {
+                .and_then(|pid| pool.reclaim(wish.session, pid, self.worker.index, route.epoch));
+            let lease = match reclaimed {
                 Some(lease) => Ok(lease),
                 None => pool.checkout(self.worker.index, purpose, route.epoch).await,
             };

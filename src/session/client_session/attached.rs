@@ -193,7 +193,7 @@ impl ClientSession {
             history: &self.state.history,
             settings: &self.state.settings,
             session: self.present.id,
-            reclaim: false,
+            reclaim: None,
         };
         let placed = placing.connect(&principal, wish).await;
         let Placed {

@@ -51,7 +51,7 @@ impl ClientSession {
                 history: &self.state.history,
                 settings: &settings,
                 session: self.present.id,
-                reclaim: plan.sequence_state,
+                reclaim: self.state.drew_on.filter(|_| plan.sequence_state),
             };
             let placed = tokio::select! {
                 biased;
@@ -148,8 +148,8 @@ impl ClientSession {
 
     /// The session takes hold of a connection.
     pub(super) fn attach(&self, mut lease: Lease, route: Route, block: Option<Block>) -> Attached {
-        let known = lease.conn().last_session == self.present.id;
-        lease.conn().last_session = self.present.id;
+        let conn = lease.conn();
+        let known = conn.drawn_by == self.present.id && self.state.drew_on == Some(conn.pid);
         Attached {
             lease,
             session: self.present.id,
@@ -180,6 +180,7 @@ impl ClientSession {
             None => TransactionStatus::Idle,
         };
         attached.known = true;
+        attached.lease.conn().drawn_by = 0;
         attached.lease.conn().discard_sequences(status).await
     }
 
