@@ -233,6 +233,14 @@ crowder() {
     done | "$pg_bin/psql" -X -q -h 127.0.0.1 -p "$((base + 3))" -U bench -d bench >/dev/null 2>"$dir/crowder$1.log"
 }
 
+start_crowd() {
+    local one
+    for one in 1 2 3; do
+        crowder "$one" &
+        crowders+=("$!")
+    done
+}
+
 say "bringing up one primary and two standbys"
 start_lab
 pg_bin=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["pg_bin"])' "$dir/lab.json")
@@ -329,6 +337,7 @@ pass() {
     local way=$1 port=$2 kind name began=$SECONDS
     mkdir -p "$dir/$way/first"
     new_database
+    if [ -n "$crowd" ] && [ "$way" = proxy ]; then start_crowd; fi
     while read -r kind name; do
         case $kind in
             run) run_file "$name" "$port" "$dir/$way/$name.out" ;;
@@ -344,12 +353,6 @@ if [ -n "$crowd" ]; then
     export PGSLUICE_POOL_SIZE=4 PGSLUICE_MONITOR_INTERVAL=10ms
 fi
 start_proxy
-if [ -n "$crowd" ]; then
-    for one in 1 2 3; do
-        crowder "$one" &
-        crowders+=("$!")
-    done
-fi
 pass proxy "$((base + 3))"
 
 # ---- what differs

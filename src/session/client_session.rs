@@ -338,7 +338,7 @@ impl ClientSession {
             self.client.skip_to_sync();
         }
         // An error doesn't undo what was drawn. What its connection remembers last is the session's own from here on.
-        if plan.draws_from_sequences() {
+        if plan.draws_from_sequences() || plan.unknown_code {
             let conn = attached.lease.conn();
             conn.drawn_by = self.present.id;
             self.state.drew_on = Some(conn.pid);

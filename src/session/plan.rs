@@ -91,10 +91,10 @@ impl Plan {
         plain && self.ends_block().is_some() && !self.extended && self.tail == Tail::Closed
     }
 
-    /// It calls `nextval()`, in so many words, or perhaps by a column's default or in a function.
+    /// It calls `nextval()`, in so many words or perhaps by a column's default.
     pub fn draws_from_sequences(&self) -> bool {
         let mut effects = self.effects.iter().flat_map(|class| &class.effects);
-        self.inserts || self.unknown_code || effects.any(|effect| *effect == Effect::NextVal)
+        self.inserts || effects.any(|effect| *effect == Effect::NextVal)
     }
 
     fn only_effect(&self) -> Option<&Effect> {
