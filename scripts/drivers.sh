@@ -122,6 +122,8 @@ driver=
 finish() {
     local status=$?
     trap - EXIT
+    # A second Ctrl-C must not leave the servers behind.
+    trap '' INT TERM
     if [ -n "$driver" ]; then kill "$driver" 2>/dev/null || true; fi
     local one
     for one in "${proxies[@]}"; do
