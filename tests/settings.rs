@@ -62,6 +62,14 @@ async fn settings_end_as_they_do_on_a_connection_of_ones_own() {
             "commit",
         ],
         &["begin", "set work_mem = '13MB'", "rollback; select 1"],
+        &[
+            "begin",
+            "set work_mem = '13MB'",
+            "set statement_timeout = '9s'; rollback",
+        ],
+        &["begin", "set work_mem = '13MB'", "set statement_timeout = '9s'; commit"],
+        &["begin; set work_mem = '13MB'; commit; set statement_timeout = '9s'"],
+        &["begin; set work_mem = '13MB'; rollback; set statement_timeout = '9s'"],
         &["begin", "set work_mem = '13MB'", "commit and chain", "rollback"],
         &["begin", "set work_mem = '13MB'", "rollback and chain", "commit"],
         &["begin", "set local work_mem = '13MB'", "commit"],
@@ -264,6 +272,168 @@ async fn what_alter_role_sets_is_there_at_the_next_login() {
         client.run(&alter).await;
         assert_eq!(scene.wire().await.value("show work_mem").await, value, "{alter}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_pinned_a_session_may_end_and_then_it_shares_again() {
+    let scene = Scene::start("[pool]\nsize = 1\ncheckout_timeout = \"200ms\"\n").await;
+    let (mut client, mut other) = (scene.wire().await, scene.wire().await);
+    let busy = "/* pgsluice: primary */ select 1";
+    for (pins, ends) in [
+        ("create temp table t (n int)", "drop table t"),
+        ("create temp table t (n int)", "discard temp"),
+        ("create temp view v as select 1", "drop view v"),
+        (
+            "create temp table t (n int); create temp table u (n int)",
+            "drop table t, u",
+        ),
+        ("listen a; listen b", "unlisten *"),
+        ("select pg_advisory_lock(1)", "select pg_advisory_unlock(1)"),
+        (
+            "select pg_advisory_lock(1), pg_advisory_lock(1)",
+            "select pg_advisory_unlock_all()",
+        ),
+        ("begin; declare c cursor with hold for select 1; commit", "close c"),
+        ("prepare p as select 1", "deallocate p"),
+        ("prepare p as select 1; listen a", "deallocate all; unlisten a"),
+    ] {
+        client.run(pins).await;
+        assert_eq!(codes(&other.query(busy).await), ["53300"], "{pins}");
+        client.run(ends).await;
+        assert_eq!(
+            codes(&other.query(busy).await),
+            Vec::<String>::new(),
+            "{pins}, then {ends}"
+        );
+    }
+    // A part of it is not the end.
+    client.run("select pg_advisory_lock(1), pg_advisory_lock(2)").await;
+    client.run("select pg_advisory_unlock(1)").await;
+    assert_eq!(codes(&other.query(busy).await), ["53300"]);
+    client.run("select pg_advisory_unlock(2)").await;
+    other.run(busy).await;
+    // What a block takes with it never pins.
+    for block in [
+        "begin; create temp table t (n int) on commit drop; insert into t values (1); commit",
+        "begin; create temp table t (n int); listen a; rollback",
+    ] {
+        client.run(block).await;
+        assert_eq!(codes(&other.query(busy).await), Vec::<String>::new(), "{block}");
+        for statement in block.split(';') {
+            client.run(statement).await;
+        }
+        assert_eq!(codes(&other.query(busy).await), Vec::<String>::new(), "{block}");
+    }
+    let pins = scene.proxy.get("/metrics").expect("metrics").1;
+    assert!(
+        pins.lines()
+            .filter(|line| line.starts_with("pgsluice_pins{"))
+            .all(|line| line.ends_with(" 0")),
+        "{pins}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_and_settings_beside_savepoints_follow_their_sessions() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let name = format!("r_{}", scene.database);
+    let mut maker = scene.wire().await;
+    maker
+        .run(&format!("create role {name}_a; create role {name}_b superuser"))
+        .await;
+    scene.caught_up().await;
+    let who = "select session_user || ' ' || current_user || ' ' || current_setting('work_mem')";
+    let (a, b) = (format!("{name}_a"), format!("{name}_b"));
+    let conversations = [
+        vec![format!("set role {a}")],
+        vec![format!("set role {a}"), "set role none".into()],
+        vec![format!("set role '{a}'"), "reset role".into()],
+        vec![format!("set role {a}"), "reset all".into()],
+        vec![format!("set role {a}"), "discard all".into()],
+        vec![
+            format!("set session authorization {b}"),
+            format!("set role {a}"),
+            "set work_mem = '5MB'".into(),
+        ],
+        vec![format!("set role {a}"), format!("set session authorization {b}")],
+        vec![
+            format!("set session authorization {b}"),
+            "reset session authorization".into(),
+        ],
+        vec!["begin".into(), format!("set role {a}"), "rollback".into()],
+        vec!["begin".into(), format!("set local role {a}"), "commit".into()],
+        vec![
+            "begin".into(),
+            "savepoint s".into(),
+            "set work_mem = '5MB'".into(),
+            "rollback to s".into(),
+            "commit".into(),
+        ],
+        vec![
+            "begin".into(),
+            "savepoint s".into(),
+            "set work_mem = '5MB'".into(),
+            "release s".into(),
+            "commit".into(),
+        ],
+        vec![
+            "begin".into(),
+            "set work_mem = '5MB'".into(),
+            "savepoint s".into(),
+            "set work_mem = '6MB'".into(),
+            "rollback to s".into(),
+            "commit".into(),
+        ],
+        vec![
+            "begin".into(),
+            "savepoint s".into(),
+            "set work_mem = '5MB'".into(),
+            "rollback".into(),
+        ],
+        vec![
+            "set work_mem = '7MB'".into(),
+            "begin; savepoint s; set work_mem = '5MB'; rollback to s; commit".into(),
+        ],
+    ];
+    for conversation in conversations {
+        let (mut client, mut direct) = (scene.wire().await, scene.direct().await);
+        for sql in &conversation {
+            direct.run(sql).await;
+            client.run(sql).await;
+        }
+        assert_eq!(
+            maker.value(who).await,
+            "postgres postgres 4MB",
+            "a stranger, after {conversation:?}"
+        );
+        assert_eq!(client.value(who).await, direct.value(who).await, "{conversation:?}");
+        assert_eq!(
+            maker.value(who).await,
+            "postgres postgres 4MB",
+            "a stranger, after {conversation:?}"
+        );
+    }
+    maker.run(&format!("drop role {a}; drop role {b}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_come_and_go_through_the_proxy() {
+    let scene = Scene::start("").await;
+    let (old, new) = (format!("{}_old", scene.database), format!("{}_new", scene.database));
+    let mut maker = scene.wire().await;
+    let client = async |database: &str| scene.wire_with(&[("database", database)]).await;
+    maker.run(&format!("create database {old}")).await;
+    client(&old).await.run("create table t as select 42 as n").await;
+    maker.run(&format!("create database {new} template = {old}")).await;
+    assert_eq!(client(&new).await.value("select n from t").await, "42");
+    maker.run(&format!("drop database {old}")).await;
+    maker.run(&format!("alter database {new} rename to {old}")).await;
+    assert_eq!(client(&old).await.value("select n from t").await, "42");
+    maker.run(&format!("drop database if exists {old}")).await;
+    let mut late = Wire::open(scene.proxy.port).await;
+    late.send(&startup(0, &[("user", "postgres"), ("database", &old)]))
+        .await;
+    assert_eq!(codes(&late.rest().await), ["3D000"]);
 }
 
 #[tokio::test]

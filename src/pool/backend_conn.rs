@@ -73,6 +73,21 @@ pub enum ConnError {
     },
 }
 
+/// State that binds a session to its connection, and that the server can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bonds {
+    /// Anything in the temporary schema.
+    pub temporary_table: bool,
+    /// An advisory lock of the session's.
+    pub advisory_lock: bool,
+    /// A channel that it listens on.
+    pub listen: bool,
+    /// A cursor that has outlived its block.
+    pub with_hold_cursor: bool,
+    /// A statement prepared by SQL.
+    pub prepare: bool,
+}
+
 /// What a setting is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CurrentSetting {
@@ -274,6 +289,33 @@ impl BackendConn {
     /// As [`BackendConn::run`].
     pub async fn discard_sequences(&mut self, status: TransactionStatus) -> Result<(), ConnError> {
         self.run_until(b"DISCARD SEQUENCES", status).await.map(drop)
+    }
+
+    /// What of the state that binds a session to its connection is there, outside a block.
+    ///
+    /// # Errors
+    /// As [`BackendConn::run`].
+    pub async fn bonds(&mut self) -> Result<Bonds, ConnError> {
+        const ASK: &[u8] = b"SELECT pg_catalog.concat(\
+            EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+                AND refobjid = pg_catalog.pg_my_temp_schema()), \
+            EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
+            EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
+            EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
+            EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql))";
+        match self.run_until(ASK, TransactionStatus::Idle).await?.row {
+            Some(Some(answer)) => match *answer {
+                [temporary, lock, listen, cursor, prepared] => Ok(Bonds {
+                    temporary_table: temporary == b't',
+                    advisory_lock: lock == b't',
+                    listen: listen == b't',
+                    with_hold_cursor: cursor == b't',
+                    prepare: prepared == b't',
+                }),
+                _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+            },
+            _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+        }
     }
 
     /// Makes sure that each statement of the open block sees the newest state (READ COMMITTED), whatever default it was begun with.

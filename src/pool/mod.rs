@@ -14,7 +14,7 @@ mod prepared;
 mod settings;
 mod shape;
 
-pub use backend_conn::{BackendConn, ConnError, CurrentSetting};
+pub use backend_conn::{BackendConn, Bonds, ConnError, CurrentSetting};
 pub use node_link::NodeLink;
 pub use pool::{CheckoutError, Lease, Pool, Purpose};
 pub use pools::{Login, Pools, PrincipalPools, REAP_INTERVAL, Welcome};

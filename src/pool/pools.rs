@@ -204,6 +204,17 @@ impl Pools {
         }
     }
 
+    /// A database is to be dropped, renamed or copied, which the server refuses while anybody else is connected to it: no idle connection
+    /// shall stand in the way.
+    pub fn leave_database(&self, name: &str, now: Instant) {
+        for pools in self.snapshot().iter().filter(|pools| *pools.login.database == *name) {
+            pools.forget_welcomes();
+            for pool in pools.iter() {
+                pool.renew(now);
+            }
+        }
+    }
+
     /// One sweep over idle connections. Pools that nobody uses and that hold nothing are forgotten, so that clients who try many
     /// names don't leave them behind.
     pub fn reap(&self, now: Instant) {

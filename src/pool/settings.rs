@@ -70,12 +70,47 @@ impl Settings {
     /// The SQL that turns a connection that has `self` into one that has `wanted`; one text, so that it is applied whole or not at all.
     pub fn sql_towards(&self, wanted: &Settings) -> String {
         let mut sql = String::new();
-        for (name, _) in &self.entries {
+        // Whoever is somebody else may not be allowed to make settings: back first, and at the very end forth again. Resetting the session's
+        // user resets the role too.
+        let differ = self != wanted;
+        if let Some(name) = IDENTITY.iter().find(|name| differ && self.value(name).is_some()) {
+            let _ = write!(sql, "RESET {name};");
+        }
+        self.others_towards(wanted, &mut sql);
+        for name in IDENTITY {
+            if let Some(value) = wanted.value(name).filter(|_| differ) {
+                put(&mut sql, name, value);
+            }
+        }
+        sql
+    }
+
+    /// Who the session is: the settings that RESET ALL leaves alone.
+    #[must_use]
+    pub fn identity(&self) -> Settings {
+        let mut entries = self.entries.clone();
+        entries.retain(|(name, _)| IDENTITY.contains(&&**name));
+        Settings { entries }
+    }
+
+    /// The same set, of somebody's who is as in `other`.
+    #[must_use]
+    pub fn with_identity_of(&self, other: &Settings) -> Settings {
+        let mut entries = self.entries.clone();
+        entries.retain(|(name, _)| !IDENTITY.contains(&&**name));
+        entries.extend(other.identity().entries);
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Settings { entries }
+    }
+
+    fn others_towards(&self, wanted: &Settings, sql: &mut String) {
+        let is_other = |name: &str| !IDENTITY.contains(&name);
+        for (name, _) in self.entries.iter().filter(|(name, _)| is_other(name)) {
             if wanted.value(name).is_none() {
                 let _ = write!(sql, "RESET {};", quoted_name(name));
             }
         }
-        for (name, value) in &wanted.entries {
+        for (name, value) in wanted.entries.iter().filter(|(name, _)| is_other(name)) {
             if self.value(name) == Some(value) {
                 continue;
             }
@@ -83,20 +118,24 @@ impl Settings {
             if &**name == "datestyle" && self.value(name).is_some() {
                 sql.push_str("RESET datestyle;");
             }
-            let _ = match value {
-                SettingValue::Sql(text) => write!(sql, "SET {} = {text};", quoted_name(name)),
-                SettingValue::Raw(text) => {
-                    write!(
-                        sql,
-                        "SELECT pg_catalog.set_config({}, {}, false);",
-                        literal(name),
-                        literal(text)
-                    )
-                }
-            };
+            put(sql, name, value);
         }
-        sql
     }
+}
+
+/// In the order in which they are set: changing the session's user takes the role away.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+fn put(sql: &mut String, name: &str, value: &SettingValue) {
+    let _ = match value {
+        SettingValue::Sql(text) => write!(sql, "SET {} = {text};", quoted_name(name)),
+        SettingValue::Raw(text) => write!(
+            sql,
+            "SELECT pg_catalog.set_config({}, {}, false);",
+            literal(name),
+            literal(text)
+        ),
+    };
 }
 
 /// A setting's name as SQL takes it: each part of a dotted name is quoted on its own.
@@ -142,6 +181,29 @@ mod tests {
             "RESET \"a\";SELECT pg_catalog.set_config('x.c', E'it''s \\\\', false);"
         );
         assert_eq!(wants.sql_towards(&wants), "");
+    }
+
+    #[test]
+    fn settings_are_made_by_the_user_who_logged_in() {
+        let role = |name: &str| ("role", SettingValue::Sql(name.into()));
+        let memory = ("work_mem", SettingValue::Sql("'1MB'".into()));
+        let (a, b) = (set(&[role("a")]), set(&[role("b"), memory.clone()]));
+        assert_eq!(
+            a.sql_towards(&b),
+            "RESET role;SET \"work_mem\" = '1MB';SET \"role\" = b;"
+        );
+        assert_eq!(b.sql_towards(&a), "RESET role;RESET \"work_mem\";SET \"role\" = a;");
+        assert_eq!(a.sql_towards(&a), "");
+        let both = set(&[role("a"), ("session_authorization", SettingValue::Sql("s".into()))]);
+        let sql = "SET \"work_mem\" = '1MB';";
+        assert_eq!(
+            both.sql_towards(&set(&[memory])),
+            format!("RESET session_authorization;{sql}")
+        );
+        assert_eq!(
+            a.sql_towards(&both),
+            "RESET role;SET \"session_authorization\" = s;SET \"role\" = a;"
+        );
     }
 
     #[test]

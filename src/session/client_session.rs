@@ -37,7 +37,7 @@ use crate::pool::{PrincipalPools, SettingValue, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
-use crate::sql::{PinReason, SqlContext, StatementClass};
+use crate::sql::{Effect, PinReason, SqlContext, StatementClass};
 use crate::wire::backend::{TransactionStatus, put_parameter_status};
 use crate::wire::stream::Stream;
 
@@ -70,6 +70,8 @@ pub struct SessionState {
     pub pg_catalog_first: bool,
     /// The server process on which it has last drawn from a sequence.
     pub drew_on: Option<i32>,
+    /// Something that pins it may be gone.
+    pub may_unpin: bool,
     /// It has changed the settings with which sessions begin, as far as its block commits.
     pub alters_logins: bool,
 }
@@ -132,6 +134,7 @@ impl ClientSession {
                 pins: Pins::default(),
                 pg_catalog_first,
                 drew_on: None,
+                may_unpin: false,
                 alters_logins: false,
             },
         }
@@ -289,6 +292,11 @@ impl ClientSession {
         if let Some(error) = settle::refused_setting(&plan.effects) {
             return self.report(error, &plan, &unit.frames).await;
         }
+        for effect in plan.effects.iter().flat_map(|class| &class.effects) {
+            if let Effect::NeedsDatabaseAlone { name } = effect {
+                worker.shared.pools.leave_database(name, arrived);
+            }
+        }
         let mut plan = plan;
         if plan.begins
             && matches!(plan.want, Want::Read)
@@ -330,9 +338,8 @@ impl ClientSession {
         let now = Instant::now();
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
-        let asked = self
-            .ask_for_settings(&mut attached, settle::to_ask(plan, &later, answer), answer)
-            .await?;
+        let names = settle::to_ask(plan, &later, attached.block.as_ref(), answer);
+        let asked = self.ask_for_settings(&mut attached, names, answer).await?;
         settle::settle(&mut self.state, &mut attached, plan, &later, answer, &asked, now);
         if plan.tail == Tail::Prepared && answer.failed {
             self.client.skip_to_sync();
@@ -357,6 +364,15 @@ impl ClientSession {
             && !block.wrote
         {
             block.movable = Some(settle::begin_text(&plan.effects));
+        }
+        if self.state.may_unpin && attached.block.is_none() {
+            self.state.may_unpin = false;
+            // A connection that is lost will be noticed by whoever uses it next.
+            if self.state.pins.can_be_asked_for()
+                && let Ok(bonds) = attached.lease.conn().bonds().await
+            {
+                self.state.pins.keep(bonds);
+            }
         }
         for reason in PinReason::ALL {
             match (pins_before.has(reason), self.state.pins.has(reason)) {

@@ -9,7 +9,7 @@
 //!                               └─ node lost ────┴─▶ Aborted: 25P02 until the client ends its block
 //! ```
 
-use crate::pool::{Lease, Settings};
+use crate::pool::{Bonds, Lease, Settings};
 use crate::route::Route;
 use crate::sql::{Isolation, PinReason};
 use std::sync::Arc;
@@ -55,8 +55,10 @@ pub struct Block {
     pub wrote: bool,
     /// The settings to go back to if it is rolled back.
     pub settings_before: Arc<Settings>,
-    /// Settings were changed in it while a savepoint was set: which of them a rollback to it undoes isn't followed.
-    pub unclear_settings: bool,
+    /// There is, or was, a savepoint in it, and so a rollback may undo a part of what is set.
+    pub has_savepoints: bool,
+    /// Settings of which the server is asked when the block ends: they were changed while there was a savepoint.
+    pub unclear: Vec<String>,
     /// For a block that was begun READ ONLY on a standby: the text that began it, while all that it did is plain reads under READ
     /// COMMITTED, so that it can still begin again on the primary.
     pub movable: Option<Box<[u8]>>,
@@ -69,7 +71,8 @@ impl Block {
             failed: false,
             wrote: false,
             settings_before,
-            unclear_settings: false,
+            has_savepoints: false,
+            unclear: Vec::new(),
             movable: None,
         }
     }
@@ -96,6 +99,38 @@ impl Pins {
     /// Whether this reason stands.
     pub fn has(self, reason: PinReason) -> bool {
         self.0 & (1 << reason as u16) != 0
+    }
+
+    /// Whether the server can tell of every reason that stands whether it still does.
+    pub fn can_be_asked_for(self) -> bool {
+        const ASKABLE: [PinReason; 5] = [
+            PinReason::TemporaryTable,
+            PinReason::AdvisoryLock,
+            PinReason::Listen,
+            PinReason::WithHoldCursor,
+            PinReason::Prepare,
+        ];
+        self.any()
+            && ASKABLE
+                .iter()
+                .fold(self.0, |rest, reason| rest & !(1 << *reason as u16))
+                == 0
+    }
+
+    /// Those reasons remain of which the server says that they stand.
+    pub fn keep(&mut self, bonds: Bonds) {
+        let standing = [
+            (PinReason::TemporaryTable, bonds.temporary_table),
+            (PinReason::AdvisoryLock, bonds.advisory_lock),
+            (PinReason::Listen, bonds.listen),
+            (PinReason::WithHoldCursor, bonds.with_hold_cursor),
+            (PinReason::Prepare, bonds.prepare),
+        ];
+        for (reason, stands) in standing {
+            if !stands {
+                self.0 &= !(1 << reason as u16);
+            }
+        }
     }
 
     /// Whatever was pinned is gone.

@@ -33,7 +33,7 @@ pub(super) fn settle(
     now: Instant,
 ) {
     let was_in_block = attached.block.is_some();
-    let settings_before = Arc::clone(&state.settings);
+    let (settings_before, pins_before) = (Arc::clone(&state.settings), state.pins);
     let effects: SmallVec<[&StatementClass; 2]> = plan.effects.iter().chain(later).map(|class| &**class).collect();
     follow_effects(state, attached, &effects, answer, asked);
     if plan.unknown_code {
@@ -42,11 +42,18 @@ pub(super) fn settle(
     if (plan.unknown || answer.unknown) && !answer.failed {
         state.pins.add(PinReason::Unknown);
     }
+    let several = plan.effects.iter().any(|class| class.statements > 1);
+    state.may_unpin |= state.pins != pins_before && (was_in_block || several);
     let wrote = plan.access == Access::Write && !only_control(plan);
     if let Some(block) = &mut attached.block {
         block.wrote |= wrote;
     }
+    let unclear = attached.block.as_mut().map(|block| std::mem::take(&mut block.unclear));
     follow_block(state, attached, answer, settings_before);
+    match &mut attached.block {
+        Some(block) => block.unclear = unclear.unwrap_or_default(),
+        None => clear_up(state, attached, &unclear.unwrap_or_default(), asked),
+    }
     follow_history(state, attached, plan, was_in_block, wrote, now);
 }
 
@@ -80,6 +87,28 @@ fn follow_history(
     }
 }
 
+/// The settings of a block with savepoints are what the server says, now that it is committed.
+fn clear_up(state: &mut SessionState, attached: &mut Attached, unclear: &[String], asked: &[Asked]) {
+    for (name, value) in asked.iter().filter(|(name, _)| unclear.contains(name)) {
+        let (has, wanted) = match value {
+            CurrentSetting::Is(value) => {
+                let value = SettingValue::Raw(value.clone());
+                let has = attached.lease.conn().settings.with(name, value.clone());
+                (has, state.settings.with(name, value))
+            }
+            CurrentSetting::Missing => (
+                attached.lease.conn().settings.without(name),
+                state.settings.without(name),
+            ),
+            CurrentSetting::Unreadable => {
+                state.pins.add(PinReason::SessionGuc);
+                continue;
+            }
+        };
+        change_settings(state, attached, name, wanted, has);
+    }
+}
+
 fn follow_block(state: &mut SessionState, attached: &mut Attached, answer: Answer, settings_before: Arc<Settings>) {
     match answer.status {
         TransactionStatus::Idle => {
@@ -103,17 +132,28 @@ fn must_be_asked_for(name: &str, value: &str) -> bool {
 }
 
 /// Names of settings whose values only the server knows, now that the unit is answered.
-pub(super) fn to_ask(plan: &Plan, later: &[Arc<StatementClass>], answer: Answer) -> SmallVec<[String; 1]> {
+pub(super) fn to_ask(
+    plan: &Plan,
+    later: &[Arc<StatementClass>],
+    block: Option<&Block>,
+    answer: Answer,
+) -> SmallVec<[String; 1]> {
     if answer.failed || answer.status == TransactionStatus::Failed {
         return SmallVec::new();
     }
+    let classes = plan.effects.iter().chain(later).map(|class| &**class);
+    let in_the_end = block.is_none() && answer.status == TransactionStatus::Idle && sets_between_blocks(classes);
+    let ended = block.filter(|_| answer.status == TransactionStatus::Idle && !answer.rolled_back);
+    let unclear = ended.into_iter().flat_map(|block| block.unclear.iter().cloned());
     let effects = plan.effects.iter().chain(later).flat_map(|class| &class.effects);
     effects
         .filter_map(|effect| match effect {
             Effect::SetConfig { name } => Some(name.clone()),
+            Effect::SetGuc { name, .. } | Effect::ResetGuc { name } if in_the_end => Some(name.clone()),
             Effect::SetGuc { name, value } if must_be_asked_for(name, value) => Some(name.clone()),
             _ => None,
         })
+        .chain(unclear)
         .collect()
 }
 
@@ -128,21 +168,56 @@ fn follow_effects(
         follow_failure(state, classes);
         return;
     }
-    let several = classes.len() > 1 || classes.iter().any(|class| class.statements > 1);
-    let controls = classes.iter().flat_map(|class| &class.effects).any(is_control);
-    let sets = classes.iter().flat_map(|class| &class.effects).any(|effect| {
-        matches!(
-            effect,
-            Effect::SetGuc { .. } | Effect::SetConfig { .. } | Effect::ResetGuc { .. } | Effect::ResetAll
-        )
-    });
-    if several && controls && sets {
-        // Which of the settings outlived which of the blocks isn't followed.
-        state.pins.add(PinReason::Unknown);
+    if sets_between_blocks(classes.iter().copied()) {
+        follow_in_the_end(state, attached, classes, answer, asked);
         return;
     }
     for effect in classes.iter().flat_map(|class| &class.effects) {
         follow(state, attached, effect, answer.rolled_back, asked);
+    }
+}
+
+/// Settings and transaction control in one go: which of the settings outlived which of the blocks isn't followed.
+fn sets_between_blocks<'a>(classes: impl Iterator<Item = &'a StatementClass> + Clone) -> bool {
+    let several = classes
+        .clone()
+        .map(|class| usize::from(class.statements))
+        .sum::<usize>()
+        > 1;
+    let mut effects = classes.clone().flat_map(|class| &class.effects);
+    let sets = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::SetGuc { .. } | Effect::SetConfig { .. } | Effect::ResetGuc { .. } | Effect::ResetAll
+        )
+    };
+    several && effects.any(sets) && classes.flat_map(|class| &class.effects).any(is_control)
+}
+
+/// Follows what can only be judged by its end: the settings are what the server says, if all blocks began and ended in between.
+fn follow_in_the_end(
+    state: &mut SessionState,
+    attached: &mut Attached,
+    classes: &[&StatementClass],
+    answer: Answer,
+    asked: &[Asked],
+) {
+    if attached.block.is_some() || answer.status != TransactionStatus::Idle {
+        state.pins.add(PinReason::Unknown);
+        return;
+    }
+    for effect in classes.iter().flat_map(|class| &class.effects) {
+        match effect {
+            Effect::SetGuc { name, .. } | Effect::SetConfig { name } | Effect::ResetGuc { name } => {
+                match asked.iter().find(|(known, _)| known == name) {
+                    Some(one) => clear_up(state, attached, std::slice::from_ref(name), std::slice::from_ref(one)),
+                    None => drop(state.pins.add(PinReason::Unknown)),
+                }
+            }
+            Effect::ResetAll | Effect::DiscardAll => drop(state.pins.add(PinReason::Unknown)),
+            Effect::Commit { .. } | Effect::Rollback { .. } | Effect::PrepareTransaction => {}
+            effect => follow(state, attached, effect, answer.rolled_back, asked),
+        }
     }
 }
 
@@ -171,9 +246,14 @@ fn is_control(effect: &Effect) -> bool {
 
 fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, rolled_back: bool, asked: &[Asked]) {
     let mut set_to = |state: &mut SessionState, name: &str, value: SettingValue| {
-        let has = attached.lease.conn().settings.with(name, value.clone());
-        let wanted = state.settings.with(name, value);
-        change_settings(state, attached, wanted, has);
+        let (mut has, mut wanted) = (
+            attached.lease.conn().settings.with(name, value.clone()),
+            state.settings.with(name, value),
+        );
+        if name == "session_authorization" {
+            (has, wanted) = (has.without("role"), wanted.without("role"));
+        }
+        change_settings(state, attached, name, wanted, has);
     };
     match effect {
         Effect::SetGuc { name, value } if !must_be_asked_for(name, value) => {
@@ -190,29 +270,38 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, ro
         }
         Effect::LoginDefaults => state.alters_logins = true,
         Effect::ResetGuc { name } => {
-            let wanted = match state.startup.value(name) {
+            let mut wanted = match state.startup.value(name) {
                 Some(value) => state.settings.with(name, value.clone()),
                 None => state.settings.without(name),
             };
-            let has = attached.lease.conn().settings.without(name);
-            change_settings(state, attached, wanted, has);
+            let mut has = attached.lease.conn().settings.without(name);
+            if name == "session_authorization" {
+                (has, wanted) = (has.without("role"), wanted.without("role"));
+            }
+            change_settings(state, attached, name, wanted, has);
         }
         Effect::ResetAll => {
-            let wanted = Settings::clone(&state.startup);
-            change_settings(state, attached, wanted, Settings::default());
+            if attached.block.as_ref().is_some_and(|block| block.has_savepoints) {
+                state.pins.add(PinReason::SessionGuc);
+            }
+            let wanted = state.startup.with_identity_of(&state.settings);
+            let has = attached.lease.conn().settings.identity();
+            change_settings(state, attached, "", wanted, has);
         }
         Effect::DiscardAll => {
             let wanted = Settings::clone(&state.startup);
-            change_settings(state, attached, wanted, Settings::default());
+            change_settings(state, attached, "", wanted, Settings::default());
             attached.lease.conn().prepared.clear();
             state.statements.clear();
             state.pins.clear();
         }
         Effect::DeallocateAll => {
+            state.may_unpin = true;
             attached.lease.conn().prepared.clear();
             state.statements.clear();
         }
         Effect::Deallocate { name } => {
+            state.may_unpin = true;
             if let Some(gone) = state.statements.remove(name.as_bytes()) {
                 attached.lease.conn().prepared.remove(gone.prepared.id());
             }
@@ -220,12 +309,13 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, ro
         Effect::Pin(reason) => {
             state.pins.add(*reason);
         }
-        // From here on a SET may be undone in part.
+        // From here on a SET may be undone in part, and one from before may have been.
         Effect::Savepoint { .. } | Effect::RollbackTo { .. } => {
             if let Some(block) = &mut attached.block {
-                block.unclear_settings = true;
+                block.has_savepoints = true;
             }
         }
+        Effect::MayUnpin(_) | Effect::DiscardPart => state.may_unpin = true,
         // What follows in the same text, or in a chained block, is not this block's to take back.
         Effect::Commit { .. } | Effect::PrepareTransaction => {
             if let Some(block) = &mut attached.block {
@@ -241,9 +331,7 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, ro
         | Effect::Release { .. }
         | Effect::SetTransaction { .. }
         | Effect::SetLocal { .. }
-        | Effect::DiscardPart
-        | Effect::Unlisten
-        | Effect::AdvisoryUnlock
+        | Effect::NeedsDatabaseAlone { .. }
         | Effect::NextVal => {}
     }
 }
@@ -259,9 +347,12 @@ fn roll_back(state: &mut SessionState, attached: &mut Attached) {
 
 /// The session wants other settings from now on, and its connection has others: not the same where a reset took the connection to the
 /// server's default, and the session back to what it started with.
-fn change_settings(state: &mut SessionState, attached: &mut Attached, wanted: Settings, has: Settings) {
-    if attached.block.as_ref().is_some_and(|block| block.unclear_settings) {
-        state.pins.add(PinReason::SessionGuc);
+fn change_settings(state: &mut SessionState, attached: &mut Attached, name: &str, wanted: Settings, has: Settings) {
+    if let Some(block) = attached.block.as_mut().filter(|block| block.has_savepoints)
+        && !block.unclear.iter().any(|known| known == name)
+        && !name.is_empty()
+    {
+        block.unclear.push(name.to_owned());
     }
     let wanted = Arc::new(wanted);
     attached.lease.conn().settings = if has == *wanted {

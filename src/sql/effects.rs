@@ -85,10 +85,13 @@ pub enum Effect {
         /// Folded as PostgreSQL folds identifiers.
         name: String,
     },
-    /// `UNLISTEN *` or `UNLISTEN channel`.
-    Unlisten,
-    /// `pg_advisory_unlock…()` was called; `pg_advisory_unlock_all()` isn't told apart.
-    AdvisoryUnlock,
+    /// What pins the session for this reason may be gone: UNLISTEN, `pg_advisory_unlock…()`, DROP, CLOSE. The server knows.
+    MayUnpin(PinReason),
+    /// `DROP DATABASE`, or what else needs it to be nobody's: renaming it, moving it, copying it.
+    NeedsDatabaseAlone {
+        /// Folded as PostgreSQL folds identifiers.
+        name: String,
+    },
     /// `nextval()` or `setval()` is called in so many words, so that `currval()` and `lastval()` now mean something on this
     /// server connection. The defaults of serial columns do the same without a trace in the text.
     NextVal,
@@ -116,7 +119,7 @@ pub enum PinReason {
     /// The session relies on the connection on which `nextval()` ran. Classification never says so by itself, since that would
     /// pin every session that calls `nextval()`: the session loop may, on [`Effect::NextVal`].
     Sequence,
-    /// A setting that isn't mirrored: SET ROLE, SET SESSION AUTHORIZATION, `set_config()` of something that isn't
+    /// A setting that isn't mirrored: SET TIME ZONE INTERVAL, `set_config()` of something that isn't
     /// named in the text.
     SessionGuc,
     /// `LOAD`, which changes the server process.
@@ -228,8 +231,8 @@ impl fmt::Display for Effect {
             Effect::DiscardPart => f.write_str("discard part"),
             Effect::DeallocateAll => f.write_str("deallocate all"),
             Effect::Deallocate { name } => write!(f, "deallocate {name}"),
-            Effect::Unlisten => f.write_str("unlisten"),
-            Effect::AdvisoryUnlock => f.write_str("advisory unlock"),
+            Effect::MayUnpin(reason) => write!(f, "may unpin {reason}"),
+            Effect::NeedsDatabaseAlone { name } => write!(f, "needs database {name} alone"),
             Effect::NextVal => f.write_str("nextval"),
             Effect::LoginDefaults => f.write_str("login defaults"),
             Effect::Pin(reason) => write!(f, "pin {reason}"),

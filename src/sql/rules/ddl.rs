@@ -13,9 +13,20 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
     let mut verdict = Verdict::write(Reason::Verb(verb));
     verdict.ddl = true;
     // ALTER { ROLE | USER | DATABASE } … { SET | RESET } …
-    let sets = || (2..statement.len()).any(|index| statement.is_any_word(index, &["set", "reset"]));
+    let sets = || {
+        let of = |index: usize| {
+            statement.is_any_word(index, &["set", "reset"]) && !statement.is_word(index + 1, "tablespace")
+        };
+        (2..statement.len()).any(of)
+    };
     if verb == "ALTER" && statement.is_any_word(1, &["role", "user", "database"]) && sets() {
         return verdict.with(Effect::LoginDefaults);
+    }
+    if let Some(name) = database_needed_alone(statement, verb) {
+        return verdict.with(Effect::NeedsDatabaseAlone { name });
+    }
+    if verb == "DROP" {
+        return verdict.with(Effect::MayUnpin(PinReason::TemporaryTable));
     }
     if verb != "CREATE" {
         return verdict;
@@ -30,6 +41,26 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
     } else {
         verdict
     }
+}
+
+/// DROP DATABASE [IF EXISTS] name, ALTER DATABASE name { RENAME | SET TABLESPACE } …, CREATE DATABASE … TEMPLATE [=] name: the server refuses
+/// them while anybody else is connected to that database.
+fn database_needed_alone(statement: &Statement<'_>, verb: &str) -> Option<String> {
+    if !statement.is_word(1, "database") {
+        return None;
+    }
+    let name = match verb {
+        "DROP" if statement.is_word(2, "if") => 4,
+        "DROP" => 2,
+        "ALTER" if statement.is_word(3, "rename") => 2,
+        "ALTER" if statement.is_word(3, "set") && statement.is_word(4, "tablespace") => 2,
+        "CREATE" => {
+            let template = (3..statement.len()).find(|&index| statement.is_word(index, "template"))?;
+            template + 1 + usize::from(statement.is_operator(template + 1, "="))
+        }
+        _ => return None,
+    };
+    Some(statement.identifier(name).into_owned()).filter(|name| !name.is_empty())
 }
 
 /// CREATE [OR REPLACE] [GLOBAL | LOCAL] TEMP[ORARY] …

@@ -86,7 +86,7 @@ fn effect_of_call(route: FunctionRoute) -> Option<Effect> {
     match route {
         FunctionRoute::MovesSequence => Some(Effect::NextVal),
         FunctionRoute::AdvisorySession => Some(Effect::Pin(PinReason::AdvisoryLock)),
-        FunctionRoute::AdvisoryUnlock => Some(Effect::AdvisoryUnlock),
+        FunctionRoute::AdvisoryUnlock => Some(Effect::MayUnpin(PinReason::AdvisoryLock)),
         FunctionRoute::SetSeed => Some(Effect::Pin(PinReason::SetSeed)),
         FunctionRoute::Pinning => Some(Effect::Pin(PinReason::ServerResource)),
         FunctionRoute::SetConfig

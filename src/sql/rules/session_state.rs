@@ -20,10 +20,11 @@ pub(super) fn session(statement: &Statement<'_>) -> Verdict {
             Verdict::write(Reason::SessionState("DISCARD")).with(effect)
         }
         "listen" => Verdict::write(Reason::Verb("LISTEN")).with_pin(PinReason::Listen),
-        "unlisten" => Verdict::write(Reason::Verb("UNLISTEN")).with(Effect::Unlisten),
+        "unlisten" => Verdict::write(Reason::Verb("UNLISTEN")).with(Effect::MayUnpin(PinReason::Listen)),
         "load" => Verdict::write(Reason::SessionState("LOAD")).with_pin(PinReason::Load),
         "show" => Verdict::write(Reason::SessionState("SHOW")),
-        // FETCH, MOVE, CLOSE
+        "close" => Verdict::write(Reason::Cursor).with(Effect::MayUnpin(PinReason::WithHoldCursor)),
+        // FETCH, MOVE
         _ => Verdict::write(Reason::Cursor),
     }
 }

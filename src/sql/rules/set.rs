@@ -145,7 +145,6 @@ fn effect(statement: &Statement<'_>, scope: Scope, name: String, value: usize) -
         return Effect::SetLocal { name };
     }
     match name.as_str() {
-        "role" | "session_authorization" => Effect::Pin(PinReason::SessionGuc),
         "seed" => Effect::Pin(PinReason::SetSeed),
         _ if value >= statement.len() || is_default(statement, value) => Effect::ResetGuc { name },
         _ => Effect::SetGuc {

@@ -27,7 +27,7 @@ fn effect(statement: &Statement<'_>, open: usize) -> Effect {
         return unclear;
     };
     // These aren't followed as other settings are.
-    if name.starts_with("transaction_") || ["role", "session_authorization", "seed"].contains(&name.as_str()) {
+    if name.starts_with("transaction_") || ["session_authorization", "seed"].contains(&name.as_str()) {
         return unclear;
     }
     if !statement.is_punct(close, b')') || !statement.is_punct(close.saturating_sub(2), b',') {
@@ -89,7 +89,8 @@ mod tests {
             ("select set_config('a.' || 'b', 'c', false)", pin()),
             ("select set_config('a.b', 'c', not true)", pin()),
             ("select set_config(E'a.b', 'c', false)", pin()),
-            ("select set_config('role', 'c', false)", pin()),
+            ("select set_config('role', 'c', false)", set("role")),
+            ("select set_config('session_authorization', 'c', false)", pin()),
             (
                 "select set_config(is_local => true, setting_name => 'a.b', new_value => 'c')",
                 pin(),
