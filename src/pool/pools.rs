@@ -1,7 +1,6 @@
 //! All pools: found once per client login, and swept by one reaper.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -60,7 +59,6 @@ pub struct PrincipalPools {
     pub login: Arc<Login>,
     by_node: Box<[Arc<Pool>]>,
     welcomes: Mutex<HashMap<Settings, Arc<Welcome>>>,
-    reads_sequences: AtomicBool,
 }
 
 /// Combinations of start-up settings for which the server's answer is remembered, per database and user.
@@ -75,17 +73,6 @@ impl PrincipalPools {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.by_node.iter()
-    }
-
-    /// Some session of this database and user has called `currval()` or `lastval()`: from now on they keep the connections on which they draw
-    /// from sequences.
-    pub fn reads_sequences(&self) -> bool {
-        self.reads_sequences.load(Ordering::Relaxed)
-    }
-
-    /// One does.
-    pub fn note_sequences_are_read(&self) {
-        self.reads_sequences.store(true, Ordering::Relaxed);
     }
 
     /// What clients of these start-up settings are told, if it is known.
@@ -167,7 +154,6 @@ impl Pools {
             login,
             by_node,
             welcomes: Mutex::default(),
-            reads_sequences: AtomicBool::new(false),
         });
         by_principal.insert(key, Arc::clone(&pools));
         pools

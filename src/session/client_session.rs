@@ -68,6 +68,8 @@ pub struct SessionState {
     pub pins: Pins,
     /// Whether a function's bare name means the built-in one.
     pub pg_catalog_first: bool,
+    /// It has called `currval()` or `lastval()`.
+    pub reads_sequences: bool,
     /// The server process on which it has last drawn from a sequence.
     pub drew_on: Option<i32>,
     /// Something that pins it may be gone.
@@ -133,6 +135,7 @@ impl ClientSession {
                 history: History::default(),
                 pins: Pins::default(),
                 pg_catalog_first,
+                reads_sequences: false,
                 drew_on: None,
                 may_unpin: false,
                 alters_logins: false,
@@ -352,7 +355,7 @@ impl ClientSession {
             attached.known = true;
         }
         if (plan.draws_from_sequences() || plan.sequence_state) && !answer.failed {
-            if self.principal.reads_sequences() {
+            if self.state.reads_sequences {
                 self.state.pins.add(PinReason::Sequence);
             }
         }

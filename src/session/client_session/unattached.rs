@@ -160,15 +160,14 @@ impl ClientSession {
     }
 
     /// On a connection that others have used since, `currval()` and `lastval()` would show a stranger's value: now they say that there is
-    /// none. Once one has been called, sessions of this database and user keep the connections on which they draw from sequences. A
-    /// session that keeps its connection anyway has it cleaned before it first writes, since what it calls may draw.
+    /// none. A session that has called one keeps the connections on which it draws from sequences. One that keeps its connection anyway has it cleaned before it first writes, since what it calls may draw.
     pub(super) async fn forget_strangers_sequences(
         &mut self,
         attached: &mut Attached,
         plan: &Plan,
     ) -> Result<(), ConnError> {
         if plan.sequence_state {
-            self.principal.note_sequences_are_read();
+            self.state.reads_sequences = true;
         } else if !(self.state.pins.any() && plan.access == Access::Write) {
             return Ok(());
         }
