@@ -354,10 +354,9 @@ impl ClientSession {
             self.state.drew_on = Some(conn.pid);
             attached.known = true;
         }
-        if (plan.draws_from_sequences() || plan.sequence_state) && !answer.failed {
-            if self.state.reads_sequences {
-                self.state.pins.add(PinReason::Sequence);
-            }
+        let draws_or_tells = plan.draws_from_sequences() || plan.sequence_state;
+        if draws_or_tells && self.state.reads_sequences && !answer.failed {
+            self.state.pins.add(PinReason::Sequence);
         }
         if let Some(block) = &mut attached.block
             && begin
@@ -422,7 +421,7 @@ impl ClientSession {
     }
 
     /// The client went away while its statement ran: a read is cancelled, a write is allowed to end. The connection is closed either way.
-    fn client_gone(&mut self, attached: Box<Attached>, plan: &Plan, open: bool) {
+    fn client_gone(&mut self, attached: Attached, plan: &Plan, open: bool) {
         let commits = plan.ends_block() == Some(Ends::Commit) || plan.danger == Danger::Several;
         let unfinished = if open || plan.danger == Danger::None || (attached.block.is_some() && !commits) {
             Unfinished::Cancel

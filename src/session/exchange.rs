@@ -22,7 +22,7 @@ use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::retry::{Attempt, Failure, NextStep, after};
 use super::statements::Statements;
-use super::translate::{Translator, put_outdated};
+use super::translate::{Translator, Untold, put_outdated};
 use crate::cluster::{Cluster, Hint};
 use crate::pool::{BackendConn, PreparedRegistry};
 use crate::route::Target;
@@ -76,7 +76,7 @@ pub struct Exchange<'a, C> {
     /// Where in `out` to stop until the server has described a statement.
     stops: VecDeque<usize>,
     /// Portals of statements of which the client has been told nothing yet.
-    untold: Vec<(Box<[u8]>, Box<[u8]>)>,
+    untold: Vec<Untold>,
     unflushed: bool,
     unnamed_is_ours: bool,
     /// Answers up to ReadyForQuery still to come.

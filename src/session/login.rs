@@ -113,6 +113,10 @@ pub async fn farewell(stream: &mut Stream, bytes: &[u8]) {
 }
 
 /// What a connection has become.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once, into the session's own future"
+)]
 enum LoggedIn {
     Session(ClientSession),
     Replication(Box<Replication>),

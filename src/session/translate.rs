@@ -12,6 +12,13 @@ use crate::sql::{Effect, StatementClass};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
 
+/// A portal of a statement of which the client has been told nothing yet.
+#[derive(Debug)]
+pub struct Untold {
+    portal: Box<[u8]>,
+    statement: Box<[u8]>,
+}
+
 /// What a translation reads and changes.
 pub struct Translator<'a> {
     /// The client's statements.
@@ -24,8 +31,8 @@ pub struct Translator<'a> {
     pub scope: &'a str,
     /// Where in `out` sending must stop until a statement that was prepared anew is known to be what the client was told.
     pub stops: &'a mut VecDeque<usize>,
-    /// Portals, and the statements they are of, of which the client has been told nothing yet.
-    pub untold: &'a mut Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// Portals of statements of which the client has been told nothing yet.
+    pub untold: &'a mut Vec<Untold>,
     /// What is owed for what is written here.
     pub expect: &'a mut Expectations,
     /// Where the server's messages are written.
@@ -69,9 +76,9 @@ impl Translator<'_> {
                     return;
                 }
                 Some(Named::Portal(portal)) => {
-                    let awaited = match self.untold.iter().find(|(bound, _)| **bound == *portal) {
+                    let awaited = match self.untold.iter().find(|untold| *untold.portal == *portal) {
                         _ if frame.tag == b'C' => Awaited::Close { evicted: None },
-                        Some((_, statement)) => Awaited::Tell(statement.clone()),
+                        Some(untold) => Awaited::Tell(untold.statement.clone()),
                         None => Awaited::Describe,
                     };
                     self.expect.push(awaited);
@@ -177,13 +184,16 @@ impl Translator<'_> {
     }
 
     fn bind(&mut self, bind: frontend::Bind<'_>, raw: &[u8], to_come: usize) {
-        self.untold.retain(|(portal, _)| **portal != *bind.portal);
+        self.untold.retain(|untold| *untold.portal != *bind.portal);
         if bind.statement.is_empty() {
             self.ensure_unnamed();
         } else if let Some(named) = self.statements.named(bind.statement) {
             let (prepared, told) = (Arc::clone(&named.prepared), named.told);
             if told.is_none() {
-                self.untold.push((bind.portal.into(), bind.statement.into()));
+                self.untold.push(Untold {
+                    portal: bind.portal.into(),
+                    statement: bind.statement.into(),
+                });
             }
             self.ensure(&prepared, told);
             self.expect.push(Awaited::Bind);

@@ -135,11 +135,11 @@ impl ClientSession {
                     .await
             }
             Outcome::ClientGone { open } => {
-                self.client_gone(attached, plan, open);
+                self.client_gone(*attached, plan, open);
                 Err(End::Left)
             }
             Outcome::Violation(bad) => {
-                self.client_gone(attached, plan, false);
+                self.client_gone(*attached, plan, false);
                 Err(End::Fatal(SessionError::Protocol(bad.to_string())))
             }
         }

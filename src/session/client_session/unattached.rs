@@ -135,11 +135,11 @@ impl ClientSession {
                     return Err(End::Left);
                 }
                 Outcome::ClientGone { open } => {
-                    self.client_gone(attached, plan, open);
+                    self.client_gone(*attached, plan, open);
                     return Err(End::Left);
                 }
                 Outcome::Violation(bad) => {
-                    self.client_gone(attached, plan, false);
+                    self.client_gone(*attached, plan, false);
                     return Err(End::Fatal(SessionError::Protocol(bad.to_string())));
                 }
             }
