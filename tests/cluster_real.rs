@@ -235,6 +235,9 @@ impl Lab {
                 idle_timeout: PATIENCE,
                 max_lifetime: PATIENCE,
                 connect_timeout: PATIENCE,
+                query_timeout: None,
+                idle_in_transaction_timeout: None,
+                client_idle_timeout: None,
             },
             routing: config::Routing {
                 consistency: config::Consistency::ReadYourWrites,

@@ -512,3 +512,33 @@ async fn a_read_only_block_moves_to_the_primary_unless_it_has_one_snapshot_throu
         run(&client, &["rollback", "select 1"]).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_time_hold_and_say_so() {
+    let scene = Scene::start(
+        "[pool]\nquery_timeout = \"300ms\"\nidle_in_transaction_timeout = \"400ms\"\nclient_idle_timeout = \"1500ms\"\n",
+    )
+    .await;
+    scene.direct().await.run("create table slow (n int)").await;
+    let mut client = scene.wire().await;
+    for sql in [
+        "select pg_sleep(60)",
+        "insert into slow select 1 from pg_sleep(60)",
+        "begin; insert into slow values (1); select pg_sleep(60)",
+    ] {
+        let asked = std::time::Instant::now();
+        assert_eq!(codes(&client.query(sql).await), ["57014"], "{sql}");
+        assert!(asked.elapsed() >= std::time::Duration::from_millis(300), "{sql}");
+        client.run("rollback").await;
+        assert_eq!(client.value("select 1").await, "1");
+    }
+    client.run("begin; insert into slow values (2)").await;
+    assert_eq!(codes(&client.rest().await), ["25P03"]);
+    let mut idle = scene.wire().await;
+    idle.run("select 1").await;
+    let idle_since = std::time::Instant::now();
+    assert_eq!(codes(&idle.rest().await), ["57P05"]);
+    assert!(idle_since.elapsed() >= std::time::Duration::from_millis(1400));
+    assert_eq!(scene.wire().await.value("select count(*) from slow").await, "0");
+    scene.settled().await;
+}

@@ -310,7 +310,15 @@ fn pool(reader: &mut Reader<'_>) -> Pool {
         idle_timeout: reader.duration("pool.idle_timeout"),
         max_lifetime: reader.duration("pool.max_lifetime"),
         connect_timeout: reader.duration("pool.connect_timeout"),
+        query_timeout: limit(reader.duration("pool.query_timeout")),
+        idle_in_transaction_timeout: limit(reader.duration("pool.idle_in_transaction_timeout")),
+        client_idle_timeout: limit(reader.duration("pool.client_idle_timeout")),
     }
+}
+
+/// A limit that isn't one if it is zero.
+fn limit(duration: std::time::Duration) -> Option<std::time::Duration> {
+    (!duration.is_zero()).then_some(duration)
 }
 
 fn routing(reader: &mut Reader<'_>, monitor: &Monitor) -> Routing {

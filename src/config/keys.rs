@@ -151,6 +151,12 @@ keys! {
         "A server connection older than this is closed when it comes back.";
     "pool.connect_timeout": Span(MS, HOUR), Is("5s"),
         "Connecting and logging in to a node may take this long.";
+    "pool.query_timeout": Span(Duration::ZERO, YEAR), Is("0ms"),
+        "A statement that runs for longer on its server is cancelled there (57014). `0ms` is no limit.";
+    "pool.idle_in_transaction_timeout": Span(Duration::ZERO, YEAR), Is("0ms"),
+        "A client that leaves its transaction block waiting for longer is disconnected (25P03), and the block is rolled back. `0ms` is no limit.";
+    "pool.client_idle_timeout": Span(Duration::ZERO, YEAR), Is("0ms"),
+        "A client outside a block that asks for nothing for longer is disconnected (57P05). `0ms` is no limit.";
 
     "routing.consistency": Choice { names: Consistency::NAMES, not_yet: &[] }, Is("read_your_writes"),
         "What a read on a standby must see. A session can choose its own with `SET pgsluice.consistency`.";

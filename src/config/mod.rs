@@ -264,6 +264,12 @@ pub struct Pool {
     pub max_lifetime: Duration,
     /// TCP connect, TLS and login to a node.
     pub connect_timeout: Duration,
+    /// A statement that runs for longer is cancelled. `None` is no limit, here and below.
+    pub query_timeout: Option<Duration>,
+    /// A client that leaves its block waiting for longer is disconnected.
+    pub idle_in_transaction_timeout: Option<Duration>,
+    /// A client outside a block that asks for nothing for longer is disconnected.
+    pub client_idle_timeout: Option<Duration>,
 }
 
 /// Pool modes.

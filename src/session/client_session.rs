@@ -187,8 +187,25 @@ impl ClientSession {
         }
     }
 
-    /// Waits for the client, and for whatever the server says unasked on a connection that is held.
+    /// Waits for the client, and for whatever the server says unasked on a connection that is held; no longer than is configured.
     async fn wait(&mut self) -> Result<(), End> {
+        let limits = self.worker.shared.config.load();
+        let (limit, error) = if self.in_block() {
+            (limits.pool.idle_in_transaction_timeout, SessionError::IdleInTransaction)
+        } else {
+            (limits.pool.client_idle_timeout, SessionError::IdleSession)
+        };
+        drop(limits);
+        let Some(limit) = limit else { return self.listen().await };
+        // Boxed: most configurations have no limit, and waiting sessions are to be small.
+        match Box::pin(tokio::time::timeout(limit, self.listen())).await {
+            Ok(heard) => heard,
+            Err(_) => Err(End::Fatal(error)),
+        }
+    }
+
+    /// Waits for the client and the server. Dropped, it may have lost what the server has said.
+    async fn listen(&mut self) -> Result<(), End> {
         let mut heard = None;
         let news = poll_fn(|cx| {
             match self.present.control.listen(cx) {

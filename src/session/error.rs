@@ -88,6 +88,12 @@ pub enum SessionError {
         /// The value.
         value: String,
     },
+    /// The client has left its block waiting for too long.
+    #[error("terminating connection due to idle-in-transaction timeout")]
+    IdleInTransaction,
+    /// The client has asked for nothing for too long.
+    #[error("terminating connection due to idle-session timeout")]
+    IdleSession,
     /// The proxy shuts down.
     #[error("terminating connection due to administrator command")]
     Draining,
@@ -121,6 +127,8 @@ impl SessionError {
                 verdict: verdict @ Verdict::Unknown,
                 ..
             } => verdict.sqlstate(),
+            SessionError::IdleInTransaction => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            SessionError::IdleSession => SqlState::IDLE_SESSION_TIMEOUT,
             SessionError::BadSetting { .. } => SqlState::INVALID_PARAMETER_VALUE,
             SessionError::BlockOnStandby | SessionError::Unsupported(_) => SqlState::FEATURE_NOT_SUPPORTED,
         }
@@ -156,6 +164,8 @@ impl SessionError {
             SessionError::BadSetting { .. } => {
                 Some("pgsluice.consistency is one of eventual, read_your_writes, session, linearizable.")
             }
+            SessionError::IdleInTransaction => Some("[pool] idle_in_transaction_timeout is the limit."),
+            SessionError::IdleSession => Some("[pool] client_idle_timeout is the limit."),
             SessionError::TooManyClients => Some("[listen] max_clients is the limit."),
             SessionError::Protocol(_)
             | SessionError::Cancelled

@@ -148,7 +148,7 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
     })?;
     let startup = match opening {
         Opening::Cancel(key) => {
-            cancel(worker, &key).await;
+            cancel(Rc::clone(worker), key).await;
             return Ok(LoggedIn::Gone);
         }
         Opening::Startup(startup) => startup,
@@ -296,8 +296,8 @@ async fn welcome(
 }
 
 /// Passes a cancel request on to the server process that works for the client now.
-async fn cancel(worker: &Rc<Worker>, key: &CancelKey) {
-    let Some(under_way) = worker.shared.cancels.find(key) else {
+pub(super) async fn cancel(worker: Rc<Worker>, key: CancelKey) {
+    let Some(under_way) = worker.shared.cancels.find(&key) else {
         return;
     };
     let process = &under_way.process;

@@ -1,12 +1,14 @@
 //! A session that holds nothing: finding a place for a unit, as often as it takes.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::cancel::ServerProcess;
 use super::super::error::SessionError;
 use super::super::exchange::{Exchange, Parties};
+use super::super::login;
 use super::super::outcome::{Answer, Outcome};
 use super::super::phase::{Attached, Block};
 use super::super::placing::{Placed, Placing, Wish};
@@ -14,6 +16,7 @@ use super::super::plan::Plan;
 use super::super::request::FrameAt;
 use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
 use super::super::settle;
+use super::super::worker::Worker;
 use super::{ClientSession, End, rules};
 use crate::cluster::Hint;
 use crate::config::{Config, PoolMode};
@@ -22,6 +25,24 @@ use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Want};
 use crate::sql::Access;
 use crate::wire::backend::TransactionStatus;
+use crate::wire::startup::CancelKey;
+
+/// Has what runs for longer than `limit` cancelled, as the client itself would.
+async fn limited(
+    running: impl Future<Output = Outcome>,
+    limit: Duration,
+    worker: &Rc<Worker>,
+    key: &CancelKey,
+) -> Outcome {
+    let mut running = pin!(running);
+    loop {
+        match tokio::time::timeout(limit, running.as_mut()).await {
+            Ok(outcome) => return outcome,
+            // It goes on, to the server's error.
+            Err(_) => drop(tokio::task::spawn_local(login::cancel(Rc::clone(worker), key.clone()))),
+        }
+    }
+}
 
 impl ClientSession {
     /// The session holds nothing: finds a place for the unit, as often as it takes.
@@ -224,9 +245,12 @@ impl ClientSession {
             cluster: &worker.shared.cluster,
         };
         let classify = |sql: &[u8]| worker.classify(sql, &context);
-        let outcome = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block)
-            .run()
-            .await;
+        let exchange = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block);
+        let limit = worker.shared.config.load().pool.query_timeout;
+        let outcome = match limit {
+            None => exchange.run().await,
+            Some(limit) => Box::pin(limited(exchange.run(), limit, &worker, &self.registered.key)).await,
+        };
         link.finished();
         match &outcome {
             Outcome::Done {
