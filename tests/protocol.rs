@@ -1569,3 +1569,18 @@ async fn a_text_means_to_each_client_what_its_search_path_says() {
     let answer = client.ask(&batch(&steps)).await;
     assert_eq!(rows(&answer)[0].len(), 3, "{}", show(&answer));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_knows_its_own_notifications() {
+    let scene = Scene::start("").await;
+    let (mut listener, mut other) = (scene.wire().await, scene.wire().await);
+    let own = listener.key.0;
+    listener.run("listen news").await;
+    let told = listener.query("notify news, 'mine'").await;
+    let by = |message: &Message| i32::from_be_bytes(message.body[..4].try_into().expect("a process id"));
+    let notified = told.iter().find(|message| message.tag == b'A').expect("a notification");
+    assert_eq!(by(notified), own);
+    other.run("notify news, 'theirs'").await;
+    let theirs = listener.until(b'A').await;
+    assert_ne!(by(theirs.last().expect("a notification")), own);
+}

@@ -140,7 +140,9 @@ impl CancelRegistry {
         loop {
             let mut bytes = [0; 4];
             getrandom::fill(&mut bytes)?;
-            let pid = (i32::from_ne_bytes(bytes) & 0x7fff_ffff).max(1);
+            // Above every process id that there can be (2^22 on Linux): whoever takes it for the server's, as for pg_cancel_backend(), finds
+            // nobody, and no stranger.
+            let pid = i32::from_ne_bytes(bytes) & 0x3fff_ffff | 0x4000_0000;
             let mut by_pid = self.by_pid.lock();
             if by_pid.contains_key(&pid) {
                 continue;

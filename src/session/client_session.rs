@@ -239,7 +239,8 @@ impl ClientSession {
                     (Phase::Attached(attached), Ok(count)) if count > 0 => {
                         let cluster = &self.worker.shared.cluster;
                         let conn = attached.lease.conn();
-                        overhear(&mut bytes, conn, &mut self.client, &mut self.state.told, cluster).await?
+                        let pid = self.registered.key.pid;
+                        overhear(&mut bytes, conn, &mut self.client, pid, &mut self.state.told, cluster).await?
                     }
                     _ => Alive::No,
                 };

@@ -27,7 +27,7 @@ use crate::cluster::{Cluster, Hint};
 use crate::pool::{BackendConn, PreparedRegistry};
 use crate::route::Target;
 use crate::sql::StatementClass;
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
+use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, own_notification, parameter_status};
 use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 use crate::wire::frontend;
@@ -43,6 +43,8 @@ pub struct Parties<'a> {
     pub client: &'a mut Stream,
     /// What it has sent.
     pub inbox: &'a mut Inbox,
+    /// The process id that it was told at login.
+    pub client_pid: i32,
     /// Its statements.
     pub statements: &'a mut Statements,
     /// What it has been told of the server's parameters.
@@ -505,6 +507,11 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             b'E' => return self.error(body, fate),
             b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
+            b'A' => {
+                if let Some(own) = own_notification(body, self.parties.conn.pid, self.parties.client_pid) {
+                    return Fate::Replace(own);
+                }
+            }
             b'G' => self.copy_began(),
             _ => {}
         }

@@ -11,7 +11,7 @@ use super::inbox::poll_read;
 use super::login::Told;
 use crate::cluster::{Cluster, Hint};
 use crate::pool::BackendConn;
-use crate::wire::backend::{ReplyScanner, Step, parameter_status, put_parameter_status};
+use crate::wire::backend::{ReplyScanner, Step, own_notification, parameter_status, put_parameter_status};
 use crate::wire::error_response::ErrorView;
 
 /// Whether the connection is still good.
@@ -31,6 +31,7 @@ pub async fn overhear(
     bytes: &mut BytesMut,
     conn: &mut BackendConn,
     client: &mut ClientLink,
+    client_pid: i32,
     told: &mut Told,
     cluster: &Cluster,
 ) -> io::Result<Alive> {
@@ -66,6 +67,13 @@ pub async fn overhear(
                             put_parameter_status(&mut out, name, value);
                         }
                     }
+                }
+                Step::Message { tag: b'A', body, end } => {
+                    match own_notification(body, conn.pid, client_pid) {
+                        Some(own) => out.extend_from_slice(&own),
+                        None => out.extend_from_slice(&bytes[at..end]),
+                    }
+                    at = end;
                 }
                 Step::Message { end, .. } => {
                     out.extend_from_slice(&bytes[at..end]);

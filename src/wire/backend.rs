@@ -165,6 +165,13 @@ pub fn put_parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(0);
 }
 
+/// A `NotificationResponse` that is by the server process `server`, as a whole message that is by `client`: what a client takes for its own.
+pub fn own_notification(body: &[u8], server: i32, client: i32) -> Option<Vec<u8>> {
+    let behind = body.strip_prefix(&server.to_be_bytes())?;
+    let length = u32::try_from(body.len() + 4).ok()?;
+    Some([&[b'A'][..], &length.to_be_bytes(), &client.to_be_bytes(), behind].concat())
+}
+
 /// Appends a `BackendKeyData`.
 pub fn put_key_data(out: &mut Vec<u8>, pid: i32, secret: &[u8]) {
     out.push(b'K');

@@ -236,6 +236,7 @@ impl ClientSession {
         let parties = Parties {
             client: &mut self.client.stream,
             inbox: &mut self.client.inbox,
+            client_pid: self.registered.key.pid,
             statements: &mut self.state.statements,
             told: &mut self.state.told,
             conn,
