@@ -1069,3 +1069,40 @@ async fn random_bodies_of_every_type_harm_only_their_sender() {
     }
     scene.settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_prepares_without_end_is_told_to_stop() {
+    let scene = Scene::start("").await;
+    let memory = Memory::of(&scene).await;
+    let mut client = scene.wire().await;
+    let text = format!("select 1 /* {} */", "x".repeat(1 << 20));
+    let mut refused = Vec::new();
+    for number in 0..24 {
+        let steps = [
+            parse(
+                &format!("s{number}"),
+                &text.replace("select 1", &format!("select {number}")),
+                &[],
+            ),
+            sync(),
+        ];
+        refused = codes(&client.ask(&steps.concat()).await);
+        if !refused.is_empty() {
+            assert!(number >= 15, "refused after {number}");
+            break;
+        }
+    }
+    assert_eq!(refused, ["53200"]);
+    // What it has goes on working, and closing some makes room.
+    let run = |name: &str| [bind("", name, &[]), execute("", 0), sync()].concat();
+    assert_eq!(codes(&client.ask(&run("s3")).await), Vec::<String>::new());
+    client
+        .ask(&[close(b'S', "s1"), close(b'S', "s2"), sync()].concat())
+        .await;
+    assert_eq!(
+        codes(&client.ask(&[parse("new", "select 5", &[]), sync()].concat()).await),
+        Vec::<String>::new()
+    );
+    assert_eq!(codes(&client.ask(&run("new")).await), Vec::<String>::new());
+    memory.is_bounded();
+}

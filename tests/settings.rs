@@ -542,3 +542,32 @@ async fn limits_of_time_hold_and_say_so() {
     assert_eq!(scene.wire().await.value("select count(*) from slow").await, "0");
     scene.settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_full_is_waited_for() {
+    let scene = Scene::start("[pool]\ncheckout_timeout = \"20s\"\n").await;
+    let role = format!("limited_{}", scene.database);
+    let mut direct = scene.direct().await;
+    direct
+        .run(&format!("create role {role} login connection limit 1"))
+        .await;
+    scene.caught_up().await;
+    let parameters = [("user", &*role), ("database", &*scene.database)];
+    let holder = Wire::login_with(scene.primary().port(), &parameters).await;
+    let port = scene.proxy.port;
+    let late = tokio::spawn({
+        let (role, database) = (role.clone(), scene.database.clone());
+        async move {
+            let mut late = Wire::login_with(port, &[("user", &*role), ("database", &*database)]).await;
+            late.value("/* pgsluice: primary */ select 42").await
+        }
+    });
+    let refused = scene.lab.clone();
+    support::eventually("it was refused once", || {
+        let log = std::fs::read_to_string(refused.nodes()[0].log()).unwrap_or_default();
+        log.contains(&format!("too many connections for role \"{role}\""))
+    });
+    holder.vanish();
+    assert_eq!(support::ended("the late one", late).await, "42");
+    direct.run(&format!("alter role {role} connection limit 0")).await;
+}

@@ -39,6 +39,7 @@ use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::{Effect, PinReason, SqlContext, StatementClass};
 use crate::wire::backend::{TransactionStatus, put_parameter_status};
+use crate::wire::frame::HEADER;
 use crate::wire::stream::Stream;
 
 /// One logged-in client.
@@ -313,6 +314,10 @@ impl ClientSession {
         if let Some(error) = settle::refused_setting(&plan.effects) {
             return self.report(error, &plan, &unit.frames).await;
         }
+        if self.state.statements.is_full() && plan.translate && self.names_statements(&unit) {
+            let error = SessionError::TooManyStatements(Statements::LIMIT >> 20);
+            return self.report(error, &plan, &unit.frames).await;
+        }
         for effect in plan.effects.iter().flat_map(|class| &class.effects) {
             if let Effect::NeedsDatabaseAlone { name } = effect {
                 worker.shared.pools.leave_database(name, arrived);
@@ -333,6 +338,14 @@ impl ClientSession {
             Phase::Idle => self.place_and_run(&plan, &unit.frames, arrived).await,
             Phase::Attached(_) => self.run_attached(&plan, &unit, arrived).await,
         }
+    }
+
+    /// Whether the unit gives a name to a statement.
+    fn names_statements(&self, unit: &Unit) -> bool {
+        let bytes = self.client.inbox.bytes();
+        unit.frames
+            .iter()
+            .any(|frame| frame.tag == b'P' && bytes.get(frame.start + HEADER).is_some_and(|&first| first != 0))
     }
 
     /// Tells the client what it doesn't know yet of what a server has reported.

@@ -59,7 +59,7 @@ pub enum SessionError {
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     BlockLost,
     /// State that only a lost connection had.
-    #[error("terminating connection: node {node} was lost, and with it session state that cannot be rebuilt{}", match verdict {
+    #[error("terminating connection: the connection to node {node} was lost, and with it session state that cannot be rebuilt{}", match verdict {
         Verdict::CertainlyNotCommitted => "",
         Verdict::Unknown => "; a commit was in flight: it is not known whether it took effect",
     })]
@@ -88,6 +88,9 @@ pub enum SessionError {
         /// The value.
         value: String,
     },
+    /// Its prepared statements are too much to keep.
+    #[error("too many prepared statements: their names and texts take more than {0} MiB")]
+    TooManyStatements(usize),
     /// The client has left its block waiting for too long.
     #[error("terminating connection due to idle-in-transaction timeout")]
     IdleInTransaction,
@@ -127,6 +130,7 @@ impl SessionError {
                 verdict: verdict @ Verdict::Unknown,
                 ..
             } => verdict.sqlstate(),
+            SessionError::TooManyStatements(_) => SqlState::OUT_OF_MEMORY,
             SessionError::IdleInTransaction => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             SessionError::IdleSession => SqlState::IDLE_SESSION_TIMEOUT,
             SessionError::BadSetting { .. } => SqlState::INVALID_PARAMETER_VALUE,
@@ -164,6 +168,7 @@ impl SessionError {
             SessionError::BadSetting { .. } => {
                 Some("pgsluice.consistency is one of eventual, read_your_writes, session, linearizable.")
             }
+            SessionError::TooManyStatements(_) => Some("Close the statements that are no longer needed."),
             SessionError::IdleInTransaction => Some("[pool] idle_in_transaction_timeout is the limit."),
             SessionError::IdleSession => Some("[pool] client_idle_timeout is the limit."),
             SessionError::TooManyClients => Some("[listen] max_clients is the limit."),

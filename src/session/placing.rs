@@ -17,6 +17,7 @@ use crate::route::balancer::Load;
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
 use crate::route::{Decision, Route, RouteReason, Target, Want, decide};
+use crate::wire::sqlstate::SqlState;
 
 /// While held, the decision is looked at again this often even if the table hasn't changed: lags change without a word.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -59,6 +60,8 @@ pub struct Placing<'a> {
     lost: Option<(NodeId, Instant)>,
     /// A standby that refused the login.
     avoid: Option<NodeId>,
+    /// Since when the primary has had no connection left for us.
+    crowded: Option<Instant>,
 }
 
 struct Held<'a> {
@@ -84,6 +87,7 @@ impl<'a> Placing<'a> {
             held: None,
             lost: None,
             avoid: None,
+            crowded: None,
         }
     }
 
@@ -128,6 +132,13 @@ impl<'a> Placing<'a> {
                     self.avoid = Some(route.node);
                     continue;
                 }
+                // Others have all of the node's connections: one of them will come free.
+                Err(CheckoutError::Login(error))
+                    if error.sqlstate() == SqlState::TOO_MANY_CONNECTIONS && self.may_wait_in_the_crowd() =>
+                {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
                 Err(CheckoutError::Login(error)) => return Err(refused_login(&error)),
             };
             if let Some((node, at)) = self.lost
@@ -162,6 +173,11 @@ impl<'a> Placing<'a> {
                 }
             }
         }
+    }
+
+    fn may_wait_in_the_crowd(&mut self) -> bool {
+        let since = *self.crowded.get_or_insert_with(Instant::now);
+        since.elapsed() < self.worker.shared.config.load().pool.checkout_timeout
     }
 
     /// Opens a connection to the primary for one session alone, with `parameters` of its own. Safe to drop.

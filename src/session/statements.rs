@@ -44,13 +44,25 @@ impl Unnamed {
 #[derive(Debug, Default)]
 pub struct Statements {
     named: HashMap<Box<[u8]>, Named>,
+    /// What the named ones weigh together.
+    bytes: usize,
     unnamed: Option<Unnamed>,
 }
+
+/// What a statement costs besides its name and its text.
+const OVERHEAD: usize = 256;
 
 /// An unnamed text beyond this doesn't keep its buffer when a shorter one takes its place.
 const KEEP: usize = 4096;
 
+fn weight(name: &[u8], statement: &Named) -> usize {
+    OVERHEAD + name.len() + statement.prepared.sql.len() + statement.prepared.types.len()
+}
+
 impl Statements {
+    /// Bytes of named statements that a client may have the proxy keep.
+    pub const LIMIT: usize = 16 << 20;
+
     /// The statement of this name, if the client has it.
     pub fn named(&self, name: &[u8]) -> Option<&Named> {
         self.named.get(name)
@@ -95,12 +107,17 @@ impl Statements {
 
     /// The client has named a statement. Answers the one it had by that name.
     pub fn insert(&mut self, name: Box<[u8]>, statement: Named) -> Option<Named> {
-        self.named.insert(name, statement)
+        self.bytes += weight(&name, &statement);
+        let before = self.named.insert(name.clone(), statement);
+        self.bytes -= before.as_ref().map_or(0, |before| weight(&name, before));
+        before
     }
 
     /// The client has closed one.
     pub fn remove(&mut self, name: &[u8]) -> Option<Named> {
-        self.named.remove(name)
+        let gone = self.named.remove(name);
+        self.bytes -= gone.as_ref().map_or(0, |gone| weight(name, gone));
+        gone
     }
 
     /// The client was told what `name` takes and returns.
@@ -119,6 +136,11 @@ impl Statements {
                 None => named.prepared = registry.renew(&named.prepared),
             }
         }
+    }
+
+    /// Whether the client has as many named statements as it may.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= Statements::LIMIT
     }
 
     /// A server's error that speaks of a statement by its name there, as a whole message with the client's own name in it. `None` if it
@@ -149,6 +171,7 @@ impl Statements {
     /// `DEALLOCATE ALL`, `DISCARD ALL`.
     pub fn clear(&mut self) {
         self.named = HashMap::default();
+        self.bytes = 0;
         self.unnamed = None;
     }
 }

@@ -55,7 +55,9 @@ fn database_needed_alone(statement: &Statement<'_>, verb: &str) -> Option<String
         "ALTER" if statement.is_word(3, "rename") => 2,
         "ALTER" if statement.is_word(3, "set") && statement.is_word(4, "tablespace") => 2,
         "CREATE" => {
-            let template = (3..statement.len()).find(|&index| statement.is_word(index, "template"))?;
+            let Some(template) = (3..statement.len()).find(|&index| statement.is_word(index, "template")) else {
+                return Some("template1".to_owned());
+            };
             template + 1 + usize::from(statement.is_operator(template + 1, "="))
         }
         _ => return None,
