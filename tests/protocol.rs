@@ -1584,3 +1584,44 @@ async fn a_listener_knows_its_own_notifications() {
     let theirs = listener.until(b'A').await;
     assert_ne!(by(theirs.last().expect("a notification")), own);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deallocate_among_other_statements_is_one_of_them() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    client.run("create table kept (n int)").await;
+    for (round, (text, tags)) in [
+        ("insert into kept values (1); deallocate \"S'1\"", "CCZ"),
+        ("deallocate prepare \"S'1\"; insert into kept values (2)", "CCZ"),
+        ("savepoint s; deallocate \"S'1\"; release s", "CCCZ"),
+        ("select 'deallocate \"S''1\"'; DEALLOCATE \"S'1\"; select 2", "TDCCTDCZ"),
+        ("deallocate \"S'1\"", "CZ"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client
+            .ask(&batch(&[parse("S'1", &format!("select {round}"), &[]), sync()]))
+            .await;
+        let in_block = text.starts_with("savepoint");
+        if in_block {
+            client.run("begin").await;
+        }
+        let answer = client.query(text).await;
+        assert_eq!(support::wire::tags(&answer), tags, "{text}: {}", show(&answer));
+        if in_block {
+            client.run("commit").await;
+        }
+        // The name is free, and nobody's.
+        let gone = client
+            .ask(&batch(&[bind("", "S'1", &[]), execute("", 0), sync()]))
+            .await;
+        assert_eq!(codes(&gone), ["26000"], "{text}");
+    }
+    assert_eq!(
+        client
+            .value("select string_agg(n::text, ',' order by n) from kept")
+            .await,
+        "1,2"
+    );
+}

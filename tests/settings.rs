@@ -571,3 +571,48 @@ async fn a_node_that_is_full_is_waited_for() {
     assert_eq!(support::ended("the late one", late).await, "42");
     direct.run(&format!("alter role {role} connection limit 0")).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_no_longer_log_in_is_refused_at_its_next_login() {
+    let scene = Scene::start("").await;
+    let role = format!("leaver_{}", scene.database);
+    let mut maker = scene.wire().await;
+    let login = async || {
+        let mut client = Wire::open(scene.proxy.port).await;
+        let parameters = [("user", &*role), ("database", &*scene.database)];
+        client.send(&startup(0, &parameters)).await;
+        client
+    };
+    let refused = async || codes(&login().await.rest().await);
+    maker.run(&format!("create role {role} login")).await;
+    for (takes, gives, code) in [
+        (
+            format!("alter role {role} nologin"),
+            format!("alter role {role} login"),
+            "28000",
+        ),
+        (
+            format!("revoke connect on database {} from public", scene.database),
+            format!("grant connect on database {} to public", scene.database),
+            "42501",
+        ),
+        (
+            format!("drop role {role}"),
+            format!("create role {role} login"),
+            "28000",
+        ),
+    ] {
+        let mut client = login().await;
+        client.greeted().await;
+        assert_eq!(client.value("/* pgsluice: primary */ select 1").await, "1");
+        drop(client);
+        maker.run(&takes).await;
+        assert_eq!(refused().await, [code], "after {takes}");
+        maker.run(&gives).await;
+    }
+    let mut again = login().await;
+    again.greeted().await;
+    assert_eq!(again.value("/* pgsluice: primary */ select current_user").await, role);
+    drop(again);
+    maker.run(&format!("drop role {role}")).await;
+}

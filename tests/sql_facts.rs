@@ -361,7 +361,7 @@ const FACTS: &[Fact] = &[
         "",
     ),
     (129, "ALTER DATABASE d SET x = 1", "write", "login defaults"),
-    (129, "ALTER ROLE r PASSWORD 'x'", "write", ""),
+    (129, "ALTER ROLE r PASSWORD 'x'", "write", "login defaults"),
     (129, "DROP DATABASE d", "write", "needs database d alone"),
     (
         138,

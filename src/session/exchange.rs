@@ -26,7 +26,7 @@ use super::translate::{Translator, Untold, put_outdated};
 use crate::cluster::{Cluster, Hint};
 use crate::pool::{BackendConn, PreparedRegistry};
 use crate::route::Target;
-use crate::sql::StatementClass;
+use crate::sql::{SqlContext, StatementClass};
 use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, own_notification, parameter_status};
 use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
@@ -55,6 +55,8 @@ pub struct Parties<'a> {
     pub buffers: &'a Buffers,
     /// Identities of statements.
     pub registry: &'a PreparedRegistry,
+    /// How the client's texts are read.
+    pub context: &'a SqlContext,
     /// What the names in texts mean for this client.
     pub scope: &'a str,
     /// Who is told of what servers say about themselves.
@@ -189,6 +191,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             statements: self.parties.statements,
             connection: &mut self.parties.conn.prepared,
             registry: self.parties.registry,
+            context: self.parties.context,
             scope: self.parties.scope,
             stops: &mut self.stops,
             untold: &mut self.untold,

@@ -8,7 +8,7 @@ use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements, Unnamed};
 use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME, Shape};
-use crate::sql::{Effect, StatementClass};
+use crate::sql::{Effect, SqlContext, StatementClass, deallocated};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
 
@@ -27,6 +27,8 @@ pub struct Translator<'a> {
     pub connection: &'a mut PreparedSet,
     /// Identities.
     pub registry: &'a PreparedRegistry,
+    /// How the client's texts are read.
+    pub context: &'a SqlContext,
     /// What the names in texts mean for this client.
     pub scope: &'a str,
     /// Where in `out` sending must stop until a statement that was prepared anew is known to be what the client was told.
@@ -90,11 +92,8 @@ impl Translator<'_> {
             b'Q' if to_come == 0 => {
                 if let Some(sql) = frontend::query(body) {
                     *self.unnamed_is_ours = false;
-                    match self.deallocated(sql, classify) {
-                        Some(statement) => {
-                            self.ensure(&statement, None);
-                            frontend::put_query(self.out, &deallocate(&statement));
-                        }
+                    match self.with_servers_names(sql, classify) {
+                        Some(renamed) => frontend::put_query(self.out, &renamed),
                         None => self.out.extend_from_slice(raw),
                     }
                     self.expect.push(Awaited::Query);
@@ -129,10 +128,7 @@ impl Translator<'_> {
         raw: &[u8],
         classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
     ) {
-        let deallocated = self.deallocated(parse.sql, classify);
-        if let Some(statement) = &deallocated {
-            self.ensure(statement, None);
-        }
+        let renamed = self.with_servers_names(parse.sql, classify);
         if parse.name.is_empty() {
             *self.unnamed_is_ours = true;
             let unnamed = Unnamed::new(parse.sql, parse.types, classify(parse.sql));
@@ -142,8 +138,8 @@ impl Translator<'_> {
                 asked: Some(Undo::Unnamed(before)),
                 hidden: false,
             });
-            match deallocated {
-                Some(statement) => frontend::put_parse(self.out, b"", &deallocate(&statement), parse.types),
+            match renamed {
+                Some(renamed) => frontend::put_parse(self.out, b"", &renamed, parse.types),
                 None => self.out.extend_from_slice(raw),
             }
             return;
@@ -239,19 +235,31 @@ impl Translator<'_> {
         }
     }
 
-    /// The statement that this text deallocates, if it is one that the client prepared by the protocol.
-    fn deallocated(
-        &self,
+    /// A text that deallocates statements which the client prepared by the protocol, with their names on the server, where they then are.
+    fn with_servers_names(
+        &mut self,
         sql: &[u8],
         classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
-    ) -> Option<Arc<Prepared>> {
-        match &classify(sql).effects[..] {
-            [Effect::Deallocate { name }] => self
-                .statements
-                .named(name.as_bytes())
-                .map(|named| Arc::clone(&named.prepared)),
-            _ => None,
+    ) -> Option<Vec<u8>> {
+        let is_deallocate = |effect: &Effect| matches!(effect, Effect::Deallocate { .. });
+        if !classify(sql).effects.iter().any(is_deallocate) {
+            return None;
         }
+        let (mut renamed, mut taken) = (Vec::with_capacity(sql.len() + 32), 0);
+        for (at, name) in deallocated(sql, self.context) {
+            let Some(named) = self.statements.named(name.as_bytes()) else {
+                continue;
+            };
+            let statement = Arc::clone(&named.prepared);
+            self.ensure(&statement, None);
+            renamed.extend_from_slice(&sql[taken..at.start]);
+            renamed.push(b'"');
+            renamed.extend_from_slice(&statement.server_name());
+            renamed.push(b'"');
+            taken = at.end;
+        }
+        renamed.extend_from_slice(&sql[taken..]);
+        (taken > 0).then_some(renamed)
     }
 
     /// Whether the connection has the statement, or will have it when it comes to what is translated now: after an error before that, it
@@ -317,10 +325,6 @@ impl Translator<'_> {
             self.expect.push(Awaited::Close { evicted: Some(oldest) });
         }
     }
-}
-
-fn deallocate(statement: &Prepared) -> Vec<u8> {
-    [b"DEALLOCATE \"", statement.server_name().as_slice(), b"\""].concat()
 }
 
 /// What makes the server fail where a statement is outdated, in the block that may be open too: it describes one that never was.

@@ -95,7 +95,7 @@ pub enum Effect {
     /// `nextval()` or `setval()` is called in so many words, so that `currval()` and `lastval()` now mean something on this
     /// server connection. The defaults of serial columns do the same without a trace in the text.
     NextVal,
-    /// `ALTER ROLE` or `ALTER DATABASE`, perhaps of the settings with which sessions begin.
+    /// ALTER or DROP ROLE, ALTER DATABASE, REVOKE … ON DATABASE: who may log in may have changed, or the settings with which sessions begin.
     LoginDefaults,
     /// Leaves state that lives on the server connection.
     Pin(PinReason),

@@ -242,6 +242,7 @@ impl ClientSession {
             conn,
             buffers: &worker.buffers,
             registry: &worker.shared.pools.statements,
+            context: &context,
             scope: &scope,
             cluster: &worker.shared.cluster,
         };

@@ -12,15 +12,8 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
     }
     let mut verdict = Verdict::write(Reason::Verb(verb));
     verdict.ddl = true;
-    // ALTER { ROLE | USER | DATABASE } … { SET | RESET } …
-    let sets = || {
-        let of = |index: usize| {
-            statement.is_any_word(index, &["set", "reset"]) && !statement.is_word(index + 1, "tablespace")
-        };
-        (2..statement.len()).any(of)
-    };
-    if verb == "ALTER" && statement.is_any_word(1, &["role", "user", "database"]) && sets() {
-        return verdict.with(Effect::LoginDefaults);
+    if decides_on_logins(statement, verb) {
+        verdict = verdict.with(Effect::LoginDefaults);
     }
     if let Some(name) = database_needed_alone(statement, verb) {
         return verdict.with(Effect::NeedsDatabaseAlone { name });
@@ -40,6 +33,22 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
         verdict.with_pin(PinReason::TemporaryTable)
     } else {
         verdict
+    }
+}
+
+/// What changes who may log in, or what sessions begin with: { ALTER | DROP } { ROLE | USER | GROUP }, ALTER DATABASE, { GRANT | REVOKE } … ON
+/// DATABASE.
+fn decides_on_logins(statement: &Statement<'_>, verb: &str) -> bool {
+    let of_role = statement.is_any_word(1, &["role", "user", "group"]) && !statement.is_word(2, "mapping");
+    let on_database = || {
+        let on = (1..statement.len()).find(|&index| statement.is_word(index, "on"));
+        on.is_some_and(|on| statement.is_word(on + 1, "database"))
+    };
+    match verb {
+        "DROP" => of_role,
+        "ALTER" => of_role || statement.is_word(1, "database"),
+        "GRANT" | "REVOKE" => on_database(),
+        _ => false,
     }
 }
 

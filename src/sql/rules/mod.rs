@@ -3,7 +3,7 @@
 mod ddl;
 mod explain;
 mod queries;
-mod session_state;
+pub(crate) mod session_state;
 mod set;
 mod set_config;
 mod transaction;

@@ -1,9 +1,12 @@
 //! What lives in the session: prepared statements, cursors, channels, SHOW, DISCARD, LOAD.
 
+use std::ops::Range;
+
 use super::Verdict;
 use crate::sql::class::Reason;
 use crate::sql::effects::{Effect, PinReason};
-use crate::sql::statement::Statement;
+use crate::sql::lexer::PlainStrings;
+use crate::sql::statement::{Statement, Statements};
 
 /// A statement whose first word is one of these commands'.
 pub(super) fn session(statement: &Statement<'_>) -> Verdict {
@@ -29,9 +32,28 @@ pub(super) fn session(statement: &Statement<'_>) -> Verdict {
     }
 }
 
+/// Where in `text` statements stand that are deallocated, and their names.
+pub(crate) fn deallocated(text: &[u8], plain_strings: PlainStrings) -> Vec<(Range<usize>, String)> {
+    let statements = Statements::new(text, plain_strings);
+    let named = statements.filter(|statement| statement.is_word(0, "deallocate"));
+    named
+        .filter_map(|statement| {
+            let name = name_index(&statement);
+            let token = statement.tokens.get(name)?;
+            let folded = statement.identifier(name).into_owned();
+            (!statement.is_word(name, "all")).then_some((token.start..token.end, folded))
+        })
+        .collect()
+}
+
+/// DEALLOCATE [PREPARE] name
+fn name_index(statement: &Statement<'_>) -> usize {
+    1 + usize::from(statement.is_word(1, "prepare") && statement.len() > 2)
+}
+
 /// DEALLOCATE [PREPARE] { name | ALL }
 fn deallocate(statement: &Statement<'_>) -> Effect {
-    let name = 1 + usize::from(statement.is_word(1, "prepare") && statement.len() > 2);
+    let name = name_index(statement);
     if statement.is_word(name, "all") {
         Effect::DeallocateAll
     } else {
