@@ -5,7 +5,7 @@
 #
 #   scripts/drivers.sh                    all drivers
 #   scripts/drivers.sh psycopg jdbc       some of them
-#   scripts/drivers.sh --quick            fewer rounds, for CI
+#   scripts/drivers.sh --quick            fewer rounds, and only drivers that need no large installation, for CI
 #   scripts/drivers.sh --only 'COPY'      only the checks whose name has this in it
 #   scripts/drivers.sh --keep             leave the folder with the logs
 #   PGSLUICE=target/release/pgsluice scripts/drivers.sh      another build than target/debug
@@ -15,7 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 pg jdbc tokio-postgres)
+all=(psycopg asyncpg psycopg2 sqlalchemy pg jdbc tokio-postgres)
+# What --quick takes: those that need no large installation.
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy pg jdbc tokio-postgres)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -41,7 +43,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ ${#drivers[@]} -gt 0 ] || drivers=("${all[@]}")
+if [ ${#drivers[@]} -eq 0 ]; then
+    if [ -n "$quick" ]; then drivers=("${quick_ones[@]}"); else drivers=("${all[@]}"); fi
+fi
 if [ -n "$quick" ]; then limit=120; fi
 
 wants() { local one; for one in "${drivers[@]}"; do case " $* " in *" $one "*) return 0 ;; esac; done; return 1; }
@@ -66,7 +70,7 @@ setup_python() {
     cmp -s "$here/requirements.txt" "$stamp" && return
     say "installing the Python drivers"
     python3 -m venv "$tools/venv"
-    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" >&2
+    "$tools/venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" >&2
     cp "$here/requirements.txt" "$stamp"
 }
 
@@ -94,7 +98,7 @@ setup_java() {
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
-if wants psycopg asyncpg psycopg2; then setup_python; fi
+if wants psycopg asyncpg psycopg2 sqlalchemy; then setup_python; fi
 if wants pg; then setup_node; fi
 if wants jdbc; then setup_java; fi
 
@@ -261,6 +265,7 @@ for name in "${drivers[@]}"; do
         psycopg) run psycopg "$tools/venv/bin/python" "$here/psycopg3.py" ;;
         asyncpg) run asyncpg "$tools/venv/bin/python" "$here/asyncpg_checks.py" ;;
         psycopg2) run psycopg2 "$tools/venv/bin/python" "$here/psycopg2_checks.py" ;;
+        sqlalchemy) run sqlalchemy "$tools/venv/bin/python" "$here/sqlalchemy_checks.py" ;;
         pg) NODE_PATH="$tools/node/node_modules" run pg node "$here/node_postgres.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
