@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy pg jdbc tokio-postgres)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg jdbc tokio-postgres)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy pg jdbc tokio-postgres)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg jdbc tokio-postgres)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -98,7 +98,7 @@ setup_java() {
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
-if wants psycopg asyncpg psycopg2 sqlalchemy; then setup_python; fi
+if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
 if wants pg; then setup_node; fi
 if wants jdbc; then setup_java; fi
 
@@ -266,6 +266,7 @@ for name in "${drivers[@]}"; do
         asyncpg) run asyncpg "$tools/venv/bin/python" "$here/asyncpg_checks.py" ;;
         psycopg2) run psycopg2 "$tools/venv/bin/python" "$here/psycopg2_checks.py" ;;
         sqlalchemy) run sqlalchemy "$tools/venv/bin/python" "$here/sqlalchemy_checks.py" ;;
+        django) run django "$tools/venv/bin/python" "$here/django_checks.py" ;;
         pg) NODE_PATH="$tools/node/node_modules" run pg node "$here/node_postgres.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
