@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg jdbc tokio-postgres)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js jdbc tokio-postgres)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg jdbc tokio-postgres)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js jdbc tokio-postgres)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -78,7 +78,7 @@ setup_node() {
     command -v node >/dev/null && command -v npm >/dev/null || apt_install nodejs npm
     local stamp=$tools/node/installed.json
     cmp -s "$here/package-lock.json" "$stamp" && return
-    say "installing the Node driver"
+    say "installing the Node drivers"
     mkdir -p "$tools/node"
     cp "$here/package.json" "$here/package-lock.json" "$tools/node/"
     npm ci --prefix "$tools/node" --no-audit --no-fund --loglevel=error >&2
@@ -99,7 +99,7 @@ jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
 if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
-if wants pg; then setup_node; fi
+if wants pg postgres-js; then setup_node; fi
 if wants jdbc; then setup_java; fi
 
 pgsluice=${PGSLUICE:-}
@@ -268,6 +268,7 @@ for name in "${drivers[@]}"; do
         sqlalchemy) run sqlalchemy "$tools/venv/bin/python" "$here/sqlalchemy_checks.py" ;;
         django) run django "$tools/venv/bin/python" "$here/django_checks.py" ;;
         pg) NODE_PATH="$tools/node/node_modules" run pg node "$here/node_postgres.cjs" ;;
+        postgres-js) NODE_PATH="$tools/node/node_modules" run postgres-js node "$here/postgres_js.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
