@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js jdbc tokio-postgres)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js jdbc tokio-postgres)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -99,7 +99,7 @@ jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
 if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
-if wants pg postgres-js; then setup_node; fi
+if wants pg postgres-js knex; then setup_node; fi
 if wants jdbc; then setup_java; fi
 
 pgsluice=${PGSLUICE:-}
@@ -269,6 +269,7 @@ for name in "${drivers[@]}"; do
         django) run django "$tools/venv/bin/python" "$here/django_checks.py" ;;
         pg) NODE_PATH="$tools/node/node_modules" run pg node "$here/node_postgres.cjs" ;;
         postgres-js) NODE_PATH="$tools/node/node_modules" run postgres-js node "$here/postgres_js.cjs" ;;
+        knex) NODE_PATH="$tools/node/node_modules" run knex node "$here/knex_checks.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
