@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -49,6 +49,14 @@ fi
 if [ -n "$quick" ]; then limit=120; fi
 
 wants() { local one; for one in "${drivers[@]}"; do case " $* " in *" $one "*) return 0 ;; esac; done; return 1; }
+
+# A driver that this machine can't have is left out, and said to be.
+skip() {
+    say "skipping $1: $2"
+    local one left=()
+    for one in "${drivers[@]}"; do [ "$one" = "$1" ] || left+=("$one"); done
+    drivers=("${left[@]}")
+}
 
 # ---- set-up: each step is left out when its result is there
 
@@ -95,12 +103,28 @@ setup_java() {
     javac -Xlint:all -cp "$jdbc_jar" -d "$classes" "$here/Jdbc.java" >&2
 }
 
+setup_libpq() {
+    if [ ! -e "$(pg_config --includedir 2>/dev/null)/libpq-fe.h" ]; then
+        # Of the version that is there, so that no server on this machine is upgraded on the way.
+        local version
+        version=$(dpkg-query -W -f '${Version}' libpq5 2>/dev/null) || version=
+        apt_install "libpq-dev${version:+=$version}" || { skip libpq "no libpq-dev of version $version to be had"; return; }
+    fi
+    local program=$tools/c/libpq_pipeline
+    [ "$program" -nt "$here/libpq_pipeline.c" ] && return
+    say "compiling libpq_pipeline.c"
+    mkdir -p "$tools/c"
+    cc -D_GNU_SOURCE -std=c11 -Wall -Wextra -O1 -I"$(pg_config --includedir)" -o "$program" "$here/libpq_pipeline.c" \
+        -L"$(pg_config --libdir)" -lpq >&2
+}
+
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
 if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
 if wants pg postgres-js knex; then setup_node; fi
 if wants jdbc; then setup_java; fi
+if wants libpq; then setup_libpq; fi
 
 pgsluice=${PGSLUICE:-}
 if [ -z "$pgsluice" ]; then
@@ -271,6 +295,7 @@ for name in "${drivers[@]}"; do
         postgres-js) NODE_PATH="$tools/node/node_modules" run postgres-js node "$here/postgres_js.cjs" ;;
         knex) NODE_PATH="$tools/node/node_modules" run knex node "$here/knex_checks.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
+        libpq) run libpq "$tools/c/libpq_pipeline" ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
 done
