@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -125,6 +125,9 @@ if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
 if wants pg postgres-js knex; then setup_node; fi
 if wants jdbc; then setup_java; fi
 if wants libpq; then setup_libpq; fi
+if wants php && ! php -r 'exit((int) !(extension_loaded("pgsql") && extension_loaded("pdo_pgsql")));' 2>/dev/null; then
+    apt_install php-cli php-pgsql
+fi
 
 pgsluice=${PGSLUICE:-}
 if [ -z "$pgsluice" ]; then
@@ -296,6 +299,7 @@ for name in "${drivers[@]}"; do
         knex) NODE_PATH="$tools/node/node_modules" run knex node "$here/knex_checks.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         libpq) run libpq "$tools/c/libpq_pipeline" ;;
+        php) run php php "$here/php_checks.php" ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
 done
