@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php ruby)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php ruby)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -128,6 +128,7 @@ if wants libpq; then setup_libpq; fi
 if wants php && ! php -r 'exit((int) !(extension_loaded("pgsql") && extension_loaded("pdo_pgsql")));' 2>/dev/null; then
     apt_install php-cli php-pgsql
 fi
+if wants ruby && ! ruby -e 'require "pg"' 2>/dev/null; then apt_install ruby ruby-pg; fi
 
 pgsluice=${PGSLUICE:-}
 if [ -z "$pgsluice" ]; then
@@ -300,6 +301,7 @@ for name in "${drivers[@]}"; do
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         libpq) run libpq "$tools/c/libpq_pipeline" ;;
         php) run php php "$here/php_checks.php" ;;
+        ruby) run ruby ruby "$here/ruby_checks.rb" ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
 done
