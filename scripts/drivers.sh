@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php ruby)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq php ruby)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -125,6 +125,7 @@ if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
 if wants pg postgres-js knex; then setup_node; fi
 if wants jdbc; then setup_java; fi
 if wants libpq; then setup_libpq; fi
+if wants perl && ! perl -MDBD::Pg -e 1 2>/dev/null; then apt_install libdbd-pg-perl; fi
 if wants php && ! php -r 'exit((int) !(extension_loaded("pgsql") && extension_loaded("pdo_pgsql")));' 2>/dev/null; then
     apt_install php-cli php-pgsql
 fi
@@ -300,6 +301,7 @@ for name in "${drivers[@]}"; do
         knex) NODE_PATH="$tools/node/node_modules" run knex node "$here/knex_checks.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         libpq) run libpq "$tools/c/libpq_pipeline" ;;
+        perl) run perl perl "$here/perl_checks.pl" ;;
         php) run php php "$here/php_checks.php" ;;
         ruby) run ruby ruby "$here/ruby_checks.rb" ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
