@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -118,6 +118,20 @@ setup_libpq() {
         -L"$(pg_config --libdir)" -lpq >&2
 }
 
+# From the distribution's packages, without modules or the network.
+setup_go() {
+    local sources=/usr/share/gocode
+    if ! { command -v go >/dev/null && [ -d "$sources/src/github.com/lib/pq" ]; }; then
+        apt_install golang-go golang-github-lib-pq-dev || { skip go "no Go, or no lib/pq, to be had from packages"; return; }
+    fi
+    local program=$tools/go/checks
+    [ "$program" -nt "$here/go_checks.go" ] && return
+    say "compiling go_checks.go"
+    mkdir -p "$tools/go"
+    GO111MODULE=off GOFLAGS='' GOPATH=$sources GOCACHE=$tools/go/cache go build -o "$program" "$here/go_checks.go" >&2 \
+        || skip go "go_checks.go doesn't compile with this Go and this lib/pq"
+}
+
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
@@ -125,6 +139,7 @@ if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
 if wants pg postgres-js knex; then setup_node; fi
 if wants jdbc; then setup_java; fi
 if wants libpq; then setup_libpq; fi
+if wants go; then setup_go; fi
 if wants perl && ! perl -MDBD::Pg -e 1 2>/dev/null; then apt_install libdbd-pg-perl; fi
 if wants php && ! php -r 'exit((int) !(extension_loaded("pgsql") && extension_loaded("pdo_pgsql")));' 2>/dev/null; then
     apt_install php-cli php-pgsql
@@ -301,6 +316,7 @@ for name in "${drivers[@]}"; do
         knex) NODE_PATH="$tools/node/node_modules" run knex node "$here/knex_checks.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         libpq) run libpq "$tools/c/libpq_pipeline" ;;
+        go) run go "$tools/go/checks" ;;
         perl) run perl perl "$here/perl_checks.pl" ;;
         php) run php php "$here/php_checks.php" ;;
         ruby) run ruby ruby "$here/ruby_checks.rb" ;;
