@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go odbc)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go odbc)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -118,6 +118,15 @@ setup_libpq() {
         -L"$(pg_config --libdir)" -lpq >&2
 }
 
+setup_odbc() {
+    odbc_is_there && return
+    apt_install libodbc2 odbc-postgresql || true
+    odbc_is_there || skip odbc "no ODBC driver of PostgreSQL to be had from packages"
+}
+odbc_is_there() {
+    "$tools/venv/bin/python" -c 'import pyodbc, sys; sys.exit("PostgreSQL Unicode" not in pyodbc.drivers())' 2>/dev/null
+}
+
 # From the distribution's packages, without modules or the network.
 setup_go() {
     local sources=/usr/share/gocode
@@ -135,10 +144,11 @@ setup_go() {
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
-if wants psycopg asyncpg psycopg2 sqlalchemy django; then setup_python; fi
+if wants psycopg asyncpg psycopg2 sqlalchemy django odbc; then setup_python; fi
 if wants pg postgres-js knex; then setup_node; fi
 if wants jdbc; then setup_java; fi
 if wants libpq; then setup_libpq; fi
+if wants odbc; then setup_odbc; fi
 if wants go; then setup_go; fi
 if wants perl && ! perl -MDBD::Pg -e 1 2>/dev/null; then apt_install libdbd-pg-perl; fi
 if wants php && ! php -r 'exit((int) !(extension_loaded("pgsql") && extension_loaded("pdo_pgsql")));' 2>/dev/null; then
@@ -317,6 +327,7 @@ for name in "${drivers[@]}"; do
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         libpq) run libpq "$tools/c/libpq_pipeline" ;;
         go) run go "$tools/go/checks" ;;
+        odbc) run odbc "$tools/venv/bin/python" "$here/odbc_checks.py" ;;
         perl) run perl perl "$here/perl_checks.pl" ;;
         php) run php php "$here/php_checks.php" ;;
         ruby) run ruby ruby "$here/ruby_checks.rb" ;;

