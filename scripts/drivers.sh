@@ -17,7 +17,7 @@ here=tests/drivers
 tools=$PWD/target/drivers
 all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go odbc)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go odbc)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl)
 # A driver that takes longer than this hangs.
 limit=600
 

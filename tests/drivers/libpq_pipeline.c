@@ -194,9 +194,7 @@ static void deallocates(void) {
         "deallocate \"S 1\"", "insert into beside values (1); deallocate \"S 1\"", "deallocate \"S 1\"; insert into beside values (1)",
         "savepoint a; deallocate \"S 1\"; release a", "set work_mem = '5MB'; deallocate \"S 1\"",
     };
-    /* Known: the proxy replaces the whole of a text whose one effect is to deallocate, and leaves alone those with other effects. Through it
-       only a DEALLOCATE by itself works. */
-    for (int n = 0; n < (is_proxy() ? 1 : 5); n++) {
+    for (int n = 0; n < 5; n++) {
         DONE(conn, "begin");
         for (int round = 0; round < 3; round++) {
             CHECK(PQresultStatus(keep(PQprepare(conn, "S 1", "select 7", 0, NULL))) == PGRES_COMMAND_OK, "%s: %s", texts[n], PQerrorMessage(conn));

@@ -154,10 +154,8 @@ def transactions(target):
     looker = direct(target)
     for protocol in ("7.4-0", "7.4-1", "7.4-2"):
         table(target, "kept", "n int primary key")
-        # Known: the driver deallocates between a SAVEPOINT and its RELEASE in one text, of which the proxy makes 26000. So it is to prepare nothing
-        # there; the check below has it prepare.
-        prepare = 0 if target.is_proxy else 1
-        connection = open_(target, autocommit=False, Protocol=protocol, UseServerSidePrepare=prepare)
+        # The driver deallocates between a SAVEPOINT and its RELEASE in one text.
+        connection = open_(target, autocommit=False, Protocol=protocol, UseServerSidePrepare=1)
         for number in range(5):
             connection.execute("insert into kept values (?)", number)
             with fails("23505"):
@@ -181,8 +179,7 @@ def transactions(target):
         connection.rollback()
 
 
-# Known, and so only direct: see above. Through the proxy the second execute() is 42P05.
-@check("statements prepared by the server in a transaction, one after another", only="direct")
+@check("statements prepared by the server in a transaction, one after another")
 def prepared_in_transactions(target):
     connection = open_(target, autocommit=False)
     for number in range(rounds(20)):
