@@ -12,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 help:
 	@echo 'make demo    set up this machine, build, and show pgsluice at work until Ctrl-C'
 	@echo 'make test    set up this machine, run all tests, and count them'
-	@echo 'make drivers the drivers of Python, Node, Java and Rust, through the proxy; ARGS="jdbc pg" takes only these'
+	@echo 'make drivers the drivers of ten languages, directly and through the proxy; ARGS="jdbc pg" takes only these'
 	@echo 'make regress PostgreSQL'"'"'s regression suite, directly and through the proxy; ARGS="rules plpgsql" takes only these'
 	@echo 'make lint    formatting and clippy'
 	@echo 'make bench   pgsluice beside PgBouncer and direct connections; QUICK=1 takes a minute'
