@@ -129,7 +129,10 @@ impl<'a> Placing<'a> {
                         .pools
                         .link(route.node)
                         .observe(Duration::from_secs(1), Instant::now());
-                    self.avoid = Some(route.node);
+                    // Another standby, and if that refuses too, the primary.
+                    if self.avoid.replace(route.node).is_some() {
+                        wish.want = Want::Primary(RouteReason::NeedsPrimary);
+                    }
                     continue;
                 }
                 // Others have all of the node's connections: one of them will come free.
