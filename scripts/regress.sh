@@ -6,10 +6,14 @@
 # of three and a proxy in a folder of their own, and takes them down again, also when it fails. tests/regress/known.txt names the files
 # that are known to differ, and why; the exit status is 0 if no other file differs.
 #
+# With --isolation it is PostgreSQL's isolation suite instead: what several sessions see of each other, step by step, by isolationtester;
+# tests/regress/isolation.txt names what is known of that.
+#
 #   scripts/regress.sh                    the whole schedule
 #   scripts/regress.sh rules plpgsql      only these; what they need first runs at the primary itself
 #   scripts/regress.sh --quick            a few files that take less than a minute, for CI
 #   scripts/regress.sh --lines 40         so many lines of each difference instead of 12; 0 shows none
+#   scripts/regress.sh --isolation        the isolation suite; also with names, --quick and the others
 #   scripts/regress.sh --crowd            with other sessions that take the same connections between any two transactions, and leave other
 #                                         settings on them; more reads reach the standbys, too
 #   scripts/regress.sh --keep             leave the folder with outputs, differences and logs
@@ -35,6 +39,7 @@ fail() { printf 'regress: %s\n' "$@" >&2; exit 1; }
 # ---- what was asked for
 
 asked=()
+isolation=
 quick=${QUICK:-}
 keep=
 crowd=
@@ -42,6 +47,7 @@ lines=12
 while [ $# -gt 0 ]; do
     case $1 in
         --quick) quick=1 ;;
+        --isolation) isolation=1 ;;
         --keep) keep=1 ;;
         --crowd) crowd=1 ;;
         --lines) lines=${2:?--lines takes a number}; shift ;;
@@ -50,6 +56,16 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+if [ -n "$isolation" ]; then
+    known=$PWD/tests/regress/isolation.txt
+    skipped=()
+    # Serializable, row locks, deadlocks, ON CONFLICT, NOWAIT, SKIP LOCKED, DDL beside them, NOTIFY.
+    quick_files=(simple-write-skew deadlock-hard fk-contention eval-plan-qual-trigger insert-conflict-do-update nowait-4 skip-locked-4
+        alter-table-3 async-notify inherit-temp)
+    limit=180
+    # A session of these cancels a process id that another one has stored between two transactions, and that is somebody else's by then.
+    [ -z "$crowd" ] || skipped=(detach-partition-concurrently-3 detach-partition-concurrently-4)
+fi
 # A few files may have too few reads for two standbys.
 few=
 [ ${#asked[@]} -eq 0 ] || few=1
@@ -109,25 +125,48 @@ download_headers() {
     fail "the package archive gave no $package"
 }
 
+# isolationtester finds out whether a session waits for another by the process ids that sessions are told at login. Through a pooler a
+# session has one server process now and another later, and what it is told at login is only good for cancel requests. So this one asks
+# by the sessions' names, which are in application_name, and waits_for() below looks up who works for them at that moment.
+compile_isolationtester() {
+    local from=$suite/src/test/isolation headers=$suite/download/headers/usr
+    local include=$headers/include/postgresql asks='pg_catalog.pg_isolation_test_session_is_blocked($1,' told='psprintf("%d", conns[i].backend_pid)'
+    grep -qF "$asks" "$from/isolationtester.c" && grep -qF "$told" "$from/isolationtester.c" ||
+        fail "isolationtester asks for blocked sessions in another way than this script knows"
+    python3 - "$from/isolationtester.c" "$asks" 'public.waits_for($1,' "$told" 'psprintf("%s", sessionname)' <<'PYTHON'
+import sys
+
+file, *pairs = sys.argv[1:]
+text = open(file).read()
+for old, new in zip(pairs[::2], pairs[1::2]):
+    text = text.replace(old, new)
+open(file, "w").write(text)
+PYTHON
+    cc -O1 -w -I"$from" -I"$suite/src/interfaces/libpq" -I"$include/$major/server" -I"$include" -o "$suite/lib/isolationtester" \
+        "$from/isolationtester.c" "$from/specparse.c" -L"$headers/lib/postgresql/$major/lib" -lpgcommon -lpgport -l:libpq.so.5 >&2
+}
+
 # Modules are loaded by any minor version of the major whose headers they were compiled with.
 setup_suite() {
     major=$("$pg_bin/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
     [ "$major" -ge 15 ] || fail "PostgreSQL $major is too old: before 15, the suite's files must be made from templates"
     suite=$cache/$major
-    [ -e "$suite/ready" ] && return
+    [ -e "$suite/ready" ] && [ -e "$suite/lib/isolationtester" ] && return
     command -v apt-get >/dev/null || fail "the suite comes from a source package, and this machine has no apt-get"
     command -v dpkg-source >/dev/null || apt_install dpkg-dev
     apt_prepare
     rm -rf "$suite"
     mkdir -p "$suite/download" "$suite/lib"
     (cd "$suite/download" && download_source && download_headers)
-    tar xf "$suite"/download/*.orig.tar.* -C "$suite" --strip-components=1 --wildcards '*/src/test/regress/*' '*/contrib/spi/*'
+    tar xf "$suite"/download/*.orig.tar.* -C "$suite" --strip-components=1 --wildcards \
+        '*/src/test/regress/*' '*/src/test/isolation/*' '*/src/interfaces/libpq/*.h' '*/contrib/spi/*'
     say "compiling the suite's modules"
     local include=$suite/download/headers/usr/include/postgresql module
     for module in src/test/regress/regress contrib/spi/autoinc contrib/spi/refint; do
         cc -shared -fPIC -O1 -w -I"$include/$major/server" -I"$include" -I"$suite/src/test/regress" \
             -o "$suite/lib/${module##*/}.so" "$suite/$module.c" >&2
     done
+    compile_isolationtester
     rm -rf "$suite/download" "$cache/apt"
     touch "$suite/ready"
 }
@@ -247,7 +286,9 @@ pg_bin=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["pg_bi
 setup_suite
 
 # The server reads the suite's data and loads its modules, and writes into results/.
-cp -R "$suite/src/test/regress" "$dir/suite"
+schedule=src/test/regress/parallel_schedule
+[ -z "$isolation" ] || schedule=src/test/isolation/isolation_schedule
+cp -R "$suite/$(dirname "$schedule")" "$dir/suite"
 cp -R "$suite/lib" "$dir/lib"
 mkdir -p "$dir/build/results" "$dir/diffs"
 chmod -R a+rX "$dir/suite" "$dir/lib"
@@ -258,7 +299,7 @@ chmod a+rwx "$dir/build" "$dir/build/results"
 # Lines "run NAME" and "first NAME" in the schedule's order. Every file may need the tables of test_setup and create_index; what else one
 # needs is told in the schedule's comments: "# psql depends on create_am".
 plan() {
-    python3 - "$dir/suite/parallel_schedule" "${skipped[*]}" "$@" <<'PYTHON'
+    python3 - "$dir/suite/$(basename "$schedule")" "${skipped[*]}" "$@" <<'PYTHON'
 import re, sys
 
 schedule, skipped, asked = sys.argv[1], sys.argv[2].split(), sys.argv[3:]
@@ -294,6 +335,13 @@ plan "${asked[@]}" >"$dir/plan"
 
 sql() { "$pg_bin/psql" -XAtq -h 127.0.0.1 -p "$base" -U bench -d postgres -c "$1" </dev/null; }
 "$pg_bin/psql" -Xq -h 127.0.0.1 -p "$base" -U postgres -d postgres -c 'create role bench superuser login' </dev/null
+# What one session has written the others are to see at once, wherever they read; the proxy promises that only for a session's own.
+if [ -n "$isolation" ]; then
+    sql "alter system set synchronous_standby_names = 'FIRST 2 (node2, node3)'"
+    sql "alter system set synchronous_commit = remote_apply"
+    sql 'select pg_reload_conf()' >/dev/null
+    export PGSLUICE_MONITOR_INTERVAL=10ms
+fi
 
 # As pg_regress makes it.
 new_database() {
@@ -304,7 +352,20 @@ new_database() {
     for setting in lc_messages lc_monetary lc_numeric lc_time; do sql "alter database bench set $setting to 'C'"; done
     sql "alter database bench set bytea_output to 'hex'"
     sql "alter database bench set timezone_abbreviations to 'Default'"
+    [ -z "$isolation" ] || waits_for
     wait_for_standbys
+}
+
+# Whether a session waits for another, by their names: see compile_isolationtester. A connection that nobody uses still has the name of who
+# had it last; it holds no locks then.
+waits_for() {
+    "$pg_bin/psql" -Xq -h 127.0.0.1 -p "$base" -U bench -d bench <<'SQL'
+create function public.waits_for(session text, sessions text[]) returns boolean language sql begin atomic
+    select coalesce(bool_or(pg_isolation_test_session_is_blocked(waiting.pid, array(
+        select pid from pg_stat_activity where split_part(application_name, '/', 3) = any (sessions)))), false)
+    from pg_stat_activity waiting where split_part(application_name, '/', 3) = session and state = 'active';
+end
+SQL
 }
 
 wait_for_standbys() {
@@ -324,13 +385,18 @@ run_file() {
         cd "$dir/build"
         export PGHOST=127.0.0.1 PGPORT=$port PGUSER=bench PGTZ=PST8PDT PGDATESTYLE='Postgres, MDY' LC_MESSAGES=C LANG=C
         export PGOPTIONS='-c intervalstyle=postgres_verbose'
+        if [ -n "$isolation" ]; then
+            # A step that should wait, and isn't seen to, is cancelled so many seconds later.
+            export PGISOLATIONTIMEOUT=10 PGAPPNAME=isolation/$name
+            exec timeout --kill-after=5 "$limit" "$suite/lib/isolationtester" dbname=bench <"$dir/suite/specs/$name.spec" >"$out" 2>&1
+        fi
         export PG_ABS_SRCDIR=$dir/suite PG_ABS_BUILDDIR=$dir/build PG_LIBDIR=$dir/lib PG_DLSUFFIX=.so
         exec timeout --kill-after=5 "$limit" "$pg_bin/psql" -X -a -q -d bench <"$dir/suite/sql/$name.sql" >"$out" 2>&1
     ) &
     running=$!
     wait "$running" || status=$?
     running=
-    [ "$status" -eq 0 ] || echo "psql ended with status $status" >>"$out"
+    [ "$status" -eq 0 ] || echo "ended with status $status" >>"$out"
 }
 
 pass() {
@@ -350,15 +416,19 @@ pass() {
 pass direct "$base"
 say "starting the proxy"
 if [ -n "$crowd" ]; then
-    export PGSLUICE_POOL_SIZE=4 PGSLUICE_MONITOR_INTERVAL=10ms
+    # The isolation suite's sessions hold several connections at once.
+    export PGSLUICE_POOL_SIZE=$([ -n "$isolation" ] && echo 10 || echo 4) PGSLUICE_MONITOR_INTERVAL=10ms
 fi
 start_proxy
 pass proxy "$((base + 3))"
 
 # ---- what differs
 
-# What differs between any two runs: process ids, temporary schemas' numbers, OIDs.
-normal() { sed -E 's/PID [0-9]+/PID N/; s/pg_temp_[0-9]+/pg_temp_N/g; s/[0-9]{5,}/N/g' "$1"; }
+# What differs between any two runs: process ids, temporary schemas' numbers, OIDs. And who notifies, which isolationtester tells by a
+# process id, too.
+normal() {
+    sed -E 's/PID [0-9]+/PID N/; s/(NOTIFY .* from ).*/\1N/; s/pg_temp_[0-9]+/pg_temp_N/g; s/[0-9]{5,}/N/g' "$1"
+}
 
 # Why a file is known to differ; what is known with a crowd is no excuse without one.
 reason() { sed -n -E "s/^$1[[:space:]]+//p" "$known" | { if [ -n "$crowd" ]; then sed 's/^crowd: //'; else grep -v '^crowd: ' || true; fi; }; }
