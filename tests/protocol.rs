@@ -1625,3 +1625,41 @@ async fn a_deallocate_among_other_statements_is_one_of_them() {
         "1,2"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_notification_is_lost_while_the_proxy_asks_for_itself() {
+    let scene = Scene::start("").await;
+    let (mut listener, mut teller) = (scene.wire().await, scene.wire().await);
+    let mut heard = Vec::new();
+    let mut hear = |answer: &[Message]| {
+        let payloads = answer.iter().filter(|message| message.tag == b'A').map(|message| {
+            let text = String::from_utf8_lossy(&message.body[4..]).into_owned();
+            text.split('\0').nth(1).unwrap_or_default().to_owned()
+        });
+        heard.extend(payloads);
+        heard.len()
+    };
+    for round in 0..60 {
+        hear(
+            &listener
+                .query("begin; listen news; select set_config('app.round', '0', false); commit")
+                .await,
+        );
+        teller.send(&query(&format!("notify news, '{round}'"))).await;
+        // After each of these the proxy asks the server: what is still there, and what is set.
+        for sql in [
+            "begin; listen news; select set_config('app.round', '1', false); commit",
+            "select set_config('app.round', '2', false)",
+            "begin; create temp table t () on commit drop; commit",
+        ] {
+            hear(&listener.query(sql).await);
+        }
+        assert_eq!(codes(&teller.answer().await), Vec::<String>::new());
+    }
+    while hear(&[]) < 60 {
+        let next = [listener.expect().await];
+        hear(&next);
+    }
+    let expected: Vec<String> = (0..60).map(|round| round.to_string()).collect();
+    assert_eq!(heard, expected);
+}

@@ -44,6 +44,8 @@ pub struct BackendConn {
     pub prepared: PreparedSet,
     /// What it has reported, newest values.
     parameters: Vec<(Box<str>, Box<str>)>,
+    /// Notifications that came while something ran on the proxy's own account, as whole messages: they are for the session that listens.
+    overheard: Vec<u8>,
     /// The session that last drew from a sequence on it: what `currval()` and `lastval()` tell is that session's. 0 if it is nobody's.
     pub drawn_by: u64,
     /// The session that has run code of which nothing is known: whatever that has left is for nobody else.
@@ -136,6 +138,7 @@ impl BackendConn {
                 .into_iter()
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
+            overheard: Vec::new(),
             drawn_by: 0,
             suspect: None,
             worker,
@@ -163,6 +166,11 @@ impl BackendConn {
                 true
             }
         }
+    }
+
+    /// Notifications that have come meanwhile. Whoever gives the connection back has taken them.
+    pub fn take_overheard(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.overheard)
     }
 
     /// Whether it may still be used: its node was not cut, and nothing has arrived that nobody asked for (which, on a connection at
@@ -342,7 +350,7 @@ impl BackendConn {
         self.stream.write_all(&request).await?;
         self.stream.flush().await?;
         let (mut buffer, mut scanner) = (BytesMut::with_capacity(4096), ReplyScanner::default());
-        let (mut said, mut refused) = (Said::default(), None);
+        let (mut said, mut refused, mut ready) = (Said::default(), None, None);
         loop {
             let mut at = 0;
             while at < buffer.len() {
@@ -356,6 +364,9 @@ impl BackendConn {
                     Step::Incomplete => break,
                     Step::Malformed => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
                     Step::Message { tag, body, end } => {
+                        if tag == b'A' {
+                            self.overheard.extend_from_slice(&buffer[at..end]);
+                        }
                         at = end;
                         match tag {
                             b'S' => {
@@ -370,21 +381,23 @@ impl BackendConn {
                                     None => (SqlState::INTERNAL_ERROR, String::new()),
                                 });
                             }
-                            b'Z' => {
-                                return match (refused, TransactionStatus::parse(body)) {
-                                    (None, Some(status)) if status == want => Ok(said),
-                                    (Some((code, message)), Some(TransactionStatus::Idle)) => {
-                                        Err(ConnError::Refused { code, message })
-                                    }
-                                    _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
-                                };
-                            }
+                            b'Z' => ready = Some(TransactionStatus::parse(body)),
                             _ => {}
                         }
                     }
                 }
             }
             buffer.advance(at);
+            // What has come behind it, such as a notification, is somebody's too.
+            if let Some(status) = ready
+                && buffer.is_empty()
+            {
+                return match (refused, status) {
+                    (None, Some(status)) if status == want => Ok(said),
+                    (Some((code, message)), Some(TransactionStatus::Idle)) => Err(ConnError::Refused { code, message }),
+                    _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+                };
+            }
             if self.stream.read_buf(&mut buffer).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }

@@ -23,7 +23,7 @@ use super::error::SessionError;
 use super::inbox::poll_read;
 use super::login::{Told, farewell};
 use super::outcome::Answer;
-use super::overhear::{Alive, overhear};
+use super::overhear::{Alive, in_clients_terms, overhear};
 use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
 use super::plan::{Ends, Plan, plan};
@@ -407,6 +407,7 @@ impl ClientSession {
                 self.state.pins.keep(bonds);
             }
         }
+        self.pass_on_overheard(&mut attached).await?;
         for reason in PinReason::ALL {
             match (pins_before.has(reason), self.state.pins.has(reason)) {
                 (false, true) => self.worker.shared.counters.pin(reason, 1.0),
@@ -427,6 +428,17 @@ impl ClientSession {
             return Err(End::Fatal(SessionError::Draining));
         }
         Ok(())
+    }
+
+    /// Notifications that came while something was asked on the proxy's own account.
+    async fn pass_on_overheard(&mut self, attached: &mut Attached) -> Result<(), End> {
+        let conn = attached.lease.conn();
+        let overheard = conn.take_overheard();
+        if overheard.is_empty() || !self.state.pins.has(PinReason::Listen) {
+            return Ok(());
+        }
+        let told = in_clients_terms(&overheard, conn.pid, self.registered.key.pid);
+        self.say(&told).await
     }
 
     /// Asks the server what the session has set by `set_config()`.

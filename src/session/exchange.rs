@@ -253,7 +253,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             if !self.client_out.is_empty() && self.open && self.forward(replies, 0).await.is_err() {
                 return self.client_gone();
             }
-            if self.is_complete() {
+            // What came behind the answer, such as the front of a notification, belongs to the stream.
+            if self.is_complete() && replies.is_empty() {
                 return match self.refused {
                     Some(code) => Outcome::Refused(code),
                     None => Outcome::Done {

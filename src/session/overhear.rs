@@ -14,6 +14,20 @@ use crate::pool::BackendConn;
 use crate::wire::backend::{ReplyScanner, Step, own_notification, parameter_status, put_parameter_status};
 use crate::wire::error_response::ErrorView;
 
+/// Notifications as whole messages, with the client's own process id in those that are by its own server process.
+pub fn in_clients_terms(notifications: &[u8], server: i32, client: i32) -> Vec<u8> {
+    let (mut out, mut at) = (Vec::with_capacity(notifications.len()), 0);
+    let mut scanner = ReplyScanner::default();
+    while let Step::Message { body, end, .. } = scanner.step(notifications, at) {
+        match own_notification(body, server, client) {
+            Some(own) => out.extend_from_slice(&own),
+            None => out.extend_from_slice(&notifications[at..end]),
+        }
+        at = end;
+    }
+    out
+}
+
 /// Whether the connection is still good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alive {
