@@ -272,7 +272,21 @@ results=$dir/results
 : >"$results"
 
 psql=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["pg_bin"] + "/psql")' "$dir/lab.json")
-sql() { "$psql" -XAtq -h 127.0.0.1 -p "$base" -U postgres -d postgres -c "$1" </dev/null; }
+at() { "$psql" -XAtq -h 127.0.0.1 -p "$1" -U postgres -d postgres -c "$2" </dev/null; }
+sql() { at "$base" "$1"; }
+
+# Some checks look at the standbys themselves.
+until_replayed() {
+    local end port
+    end=$(sql 'select pg_current_wal_flush_lsn()')
+    for port in $((base + 1)) $((base + 2)); do
+        for _ in $(seq 600); do
+            [ "$(at "$port" "select pg_last_wal_replay_lsn() >= '$end'")" = t ] && continue 2
+            sleep 0.05
+        done
+        fail "the standby on port $port does not replay"
+    done
+}
 
 run() {
     local name=$1
@@ -280,6 +294,7 @@ run() {
     local database=drivers_${name//-/_} output=$dir/$name.out
     sql "create database ${database}_direct"
     sql "create database ${database}_proxy"
+    until_replayed
     : >"$output"
     local began=$SECONDS status=0
     DRIVERS_DATABASE=$database timeout --kill-after=5 "$limit" "$@" </dev/null >>"$output" 2>"$dir/$name.err" &
