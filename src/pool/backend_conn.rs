@@ -239,6 +239,8 @@ impl BackendConn {
         let sql = format!("{CLEAN}{}", Settings::default().sql_towards(wanted));
         let said = self.run_until(sql.as_bytes(), TransactionStatus::Idle).await?;
         self.suspect = None;
+        // They were for channels that are left now.
+        self.overheard.clear();
         self.settings = Arc::clone(wanted);
         Ok(said.reported)
     }

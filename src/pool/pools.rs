@@ -89,6 +89,14 @@ impl PrincipalPools {
         welcomes.insert(settings.clone(), welcome);
     }
 
+    /// Connections that were opened before `now` are used no more once they are free, and what servers said then is forgotten.
+    fn renew(&self, now: Instant) {
+        self.forget_welcomes();
+        for pool in self.iter() {
+            pool.renew(now);
+        }
+    }
+
     /// After a failover the servers may say something else (their version, for one).
     fn forget_welcomes(&self) {
         self.welcomes.lock().clear();
@@ -183,10 +191,7 @@ impl Pools {
     /// What sessions begin with may have changed: connections that were opened before `now` are used no more once they are free.
     pub fn renew(&self, now: Instant) {
         for pools in self.snapshot() {
-            pools.forget_welcomes();
-            for pool in pools.iter() {
-                pool.renew(now);
-            }
+            pools.renew(now);
         }
     }
 
@@ -194,10 +199,7 @@ impl Pools {
     /// shall stand in the way.
     pub fn leave_database(&self, name: &str, now: Instant) {
         for pools in self.snapshot().iter().filter(|pools| *pools.login.database == *name) {
-            pools.forget_welcomes();
-            for pool in pools.iter() {
-                pool.renew(now);
-            }
+            pools.renew(now);
         }
     }
 

@@ -368,7 +368,6 @@ impl ClientSession {
         answer: Answer,
         session_pool: bool,
     ) -> Result<(), End> {
-        let worker = Rc::clone(&self.worker);
         let now = Instant::now();
         let pins_before = self.state.pins;
         let begin = plan.effects.first().filter(|class| begins_on_standby(class)).is_some();
@@ -417,7 +416,7 @@ impl ClientSession {
         }
         if self.state.alters_logins && attached.block.is_none() {
             self.state.alters_logins = false;
-            worker.shared.pools.renew(now);
+            self.worker.shared.pools.renew(now);
         }
         if attached.block.is_none() && !self.state.pins.any() && !session_pool {
             attached.lease.check_in(now);
