@@ -478,25 +478,29 @@ async fn a_read_on_a_lost_primary_runs_again_on_the_next() {
     for mode in [StopMode::Fast, StopMode::Immediate, StopMode::Kill] {
         let lab = LabGuard::fresh(1).expect("a lab");
         let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
-        let (simple, prepared) = (proxy.client().await, proxy.client().await);
+        let (simple, prepared, started) = (proxy.client().await, proxy.client().await, proxy.client().await);
         simple
             .batch_execute("create table t as select generate_series(1, 3) as n")
             .await
             .expect("a table");
         let sql = "/* pgsluice: primary */ select n from t";
         let statement = prepared.prepare(sql).await.expect("a statement");
+        // What waits for a lock has not been bound; what sleeps has, and a server that stops says so to the client before it goes.
+        let asleep = "/* pgsluice: primary */ select n, pg_sleep(1) from generate_series(1, 3) as n";
+        let asleep = started.prepare(asleep).await.expect("a statement");
         let locker = direct(lab.node("node1").expect("a node")).await;
         locker
             .batch_execute("begin; lock table t in access exclusive mode")
             .await
             .expect("a lock");
         let reads = [
+            tokio::spawn(async move { started.query(&asleep, &[]).await.map(|rows| rows.len()) }),
             tokio::spawn(async move { simple.simple_query(sql).await.map(|messages| messages.len() - 2) }),
             tokio::spawn(async move { prepared.query(&statement, &[]).await.map(|rows| rows.len()) }),
         ];
-        eventually("both wait for the lock", || {
-            let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
-            lab.sql("node1", sql).expect("a count") == "2"
+        eventually("two wait for the lock, and one sleeps", || {
+            let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' or wait_event = 'PgSleep'";
+            lab.sql("node1", sql).expect("a count") == "3"
         });
         until_replayed(&lab);
         lab.stop("node1", mode, &mut Quiet).expect("stopped");

@@ -20,7 +20,7 @@ use super::expect::{Awaited, Checked, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
 use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
-use super::retry::{Attempt, Failure, NextStep, after};
+use super::retry::{Attempt, Failure, NextStep, Parting, after};
 use super::statements::Statements;
 use super::translate::{Translator, Untold, put_outdated};
 use crate::cluster::{Cluster, Hint};
@@ -36,6 +36,9 @@ use crate::wire::stream::Stream;
 
 /// While an answer comes, this much of what the client sends is taken in.
 const LOOK_AHEAD: usize = CAP;
+
+/// Bytes of an answer that are held back at most.
+const HELD_BACK: usize = 64 * 1024;
 
 /// The parts of a session that an exchange works with.
 pub struct Parties<'a> {
@@ -106,7 +109,7 @@ pub struct Exchange<'a, C> {
     forwarded: bool,
     /// An error that is kept from the client, since the unit may run again.
     refused: Option<SqlState>,
-    farewell: Option<SqlState>,
+    parting: Parting,
     client_out: Vec<u8>,
     later: SmallVec<[Arc<StatementClass>; 1]>,
 }
@@ -161,7 +164,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             },
             forwarded: false,
             refused: None,
-            farewell: None,
+            parting: Parting::Silent,
             client_out: Vec::new(),
             later: SmallVec::new(),
         };
@@ -250,7 +253,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 return Outcome::Violation(violation);
             }
             took_client = self.takes_client();
-            if !self.client_out.is_empty() && self.open && self.forward(replies, 0).await.is_err() {
+            if !self.client_out.is_empty() && self.open && !self.holds_back() && self.forward(replies, 0).await.is_err()
+            {
                 return self.client_gone();
             }
             // What came behind the answer, such as the front of a notification, belongs to the stream.
@@ -275,6 +279,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                         self.answer.first_byte = Some(Instant::now());
                     }
                     match self.digest(replies) {
+                        Ok(end) if self.holds_back() => {
+                            self.client_out.extend_from_slice(&replies[..end]);
+                            replies.advance(end);
+                        }
                         Ok(end) => {
                             if self.forward(replies, end).await.is_err() {
                                 return self.client_gone();
@@ -294,6 +302,15 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 Event::FromClient(_) => return self.client_gone(),
             }
         }
+    }
+
+    /// The server has said that it stops, in the middle of an answer of which the client has nothing yet: with that, it flushes what it had
+    /// ready. The unit will run again, and answer as a whole.
+    fn holds_back(&self) -> bool {
+        self.parting != Parting::Silent
+            && self.owed > 0
+            && self.client_out.len() < HELD_BACK
+            && after(self.attempt_now(), Failure::Lost(self.parting)) == NextStep::Retry
     }
 
     fn is_complete(&self) -> bool {
@@ -331,7 +348,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             cut: self.cut,
         };
         Outcome::NodeLost {
-            farewell: self.farewell,
+            parting: self.parting,
             forwarded: self.forwarded,
             left,
         }
@@ -561,7 +578,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         }
         if fatal {
             // The connection ends with it. What the client is told depends on what was under way.
-            self.farewell = Some(error.code);
+            self.parting = Parting::Farewell;
             return Fate::Swallow;
         }
         let retry = after(self.attempt_now(), Failure::Refused(error.code));
@@ -600,6 +617,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let code = ErrorView::parse(body).map(|notice| notice.code);
         let announces = matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
         if announces {
+            self.parting = Parting::Announced;
             self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
         }
         announces

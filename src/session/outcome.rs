@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
+use super::retry::Parting;
 use crate::sql::StatementClass;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frame::BadFrame;
@@ -24,8 +25,8 @@ pub enum Outcome {
     Refused(SqlState),
     /// The connection to the server is lost.
     NodeLost {
-        /// The SQLSTATE of a FATAL error that it sent first.
-        farewell: Option<SqlState>,
+        /// What it said first.
+        parting: Parting,
         /// The client has a part of the answer.
         forwarded: bool,
         /// What the client still waits for, and what of its bytes is still about.

@@ -24,14 +24,26 @@ pub enum Progress {
 pub enum Failure {
     /// No connection to the node could be had.
     NoConnection,
-    /// The connection broke. `farewell` is the SQLSTATE of a FATAL error that the server sent first: it had ended the transaction.
-    Lost {
-        /// What the server said.
-        farewell: Option<SqlState>,
-    },
+    /// The connection broke.
+    Lost(Parting),
     /// The node answered with this error, and is fine.
     Refused(SqlState),
 }
+
+/// What the server said before its connection broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// Nothing: what it was running may be the very reason.
+    Silent,
+    /// A warning that it stops at once. What it was running is not the reason; how that ended is not known.
+    Announced,
+    /// A FATAL error: it had ended the transaction.
+    Farewell,
+}
+
+/// How often what can run again runs again, whatever happens: more nodes than that aren't lost one after another in the time that a
+/// statement takes.
+pub const RERUNS: u8 = 4;
 
 /// What was being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +56,10 @@ pub struct Attempt {
     pub in_block: bool,
     /// The kind of node it was sent to.
     pub target: Target,
-    /// How often it has been retried after having been sent.
+    /// How often it has been retried after having been sent. From [`RERUNS`] on, it isn't any more.
     pub retries: u8,
+    /// Whether its connection was lost without a word before: what takes its server with it must not go round the cluster.
+    pub suspect: bool,
 }
 
 /// What to do next.
@@ -84,26 +98,31 @@ impl Verdict {
 pub fn after(attempt: Attempt, failure: Failure) -> NextStep {
     let may_rerun = attempt.danger == Danger::None
         && !attempt.in_block
-        && attempt.retries == 0
+        && attempt.retries < RERUNS
         && attempt.progress != Progress::ForwardedToClient;
     match failure {
         Failure::NoConnection => NextStep::Retry,
         Failure::Refused(code) => match refusal(code) {
+            // The second standby to refuse it is the last that is asked.
+            Some(_) if may_rerun && attempt.retries > 0 && attempt.target == Target::Standby => {
+                NextStep::RetryOnPrimary
+            }
             Some(step) if may_rerun && attempt.target == Target::Standby => step,
             _ => NextStep::Forward,
         },
-        Failure::Lost { farewell } => {
+        Failure::Lost(parting) => {
             let unsent = attempt.progress == Progress::NothingSent && !attempt.in_block;
-            if unsent || may_rerun {
+            let innocent = parting != Parting::Silent || !attempt.suspect;
+            if unsent || (may_rerun && innocent) {
                 NextStep::Retry
             } else {
-                NextStep::Report(verdict(attempt, farewell))
+                NextStep::Report(verdict(attempt, parting))
             }
         }
     }
 }
 
-fn verdict(attempt: Attempt, farewell: Option<SqlState>) -> Verdict {
+fn verdict(attempt: Attempt, parting: Parting) -> Verdict {
     if attempt.progress == Progress::NothingSent || attempt.target == Target::Standby {
         return Verdict::CertainlyNotCommitted;
     }
@@ -112,7 +131,7 @@ fn verdict(attempt: Attempt, farewell: Option<SqlState>) -> Verdict {
         // A block that was open before takes what it ran with it when it is lost.
         Danger::Write if attempt.in_block => Verdict::CertainlyNotCommitted,
         // A FATAL answer means that the server rolled back before it said goodbye: one that had committed would have said so first.
-        Danger::Write | Danger::Commit if farewell.is_some() => Verdict::CertainlyNotCommitted,
+        Danger::Write | Danger::Commit if parting == Parting::Farewell => Verdict::CertainlyNotCommitted,
         Danger::Write | Danger::Commit | Danger::Several => Verdict::Unknown,
     }
 }
@@ -162,12 +181,13 @@ mod tests {
             DANGER.into_iter().flat_map(move |danger| {
                 [false, true].into_iter().flat_map(move |in_block| {
                     [Target::Primary, Target::Standby].into_iter().flat_map(move |target| {
-                        [0, 1].map(|retries| Attempt {
+                        [0, 1, RERUNS].map(|retries| Attempt {
                             progress,
                             danger,
                             in_block,
                             target,
                             retries,
+                            suspect: false,
                         })
                     })
                 })
@@ -178,10 +198,9 @@ mod tests {
     #[test]
     fn nothing_that_may_have_written_is_ever_sent_twice() {
         let failures = [
-            Failure::Lost { farewell: None },
-            Failure::Lost {
-                farewell: Some(SqlState::ADMIN_SHUTDOWN),
-            },
+            Failure::Lost(Parting::Silent),
+            Failure::Lost(Parting::Announced),
+            Failure::Lost(Parting::Farewell),
             Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION),
             Failure::Refused(SqlState::SERIALIZATION_FAILURE),
         ];
@@ -200,7 +219,8 @@ mod tests {
     fn nothing_runs_again_after_a_byte_was_forwarded_or_in_a_block() {
         for attempt in attempts().filter(|a| a.in_block || a.progress == Progress::ForwardedToClient) {
             for failure in [
-                Failure::Lost { farewell: None },
+                Failure::Lost(Parting::Silent),
+                Failure::Lost(Parting::Farewell),
                 Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION),
             ] {
                 assert!(
@@ -219,8 +239,9 @@ mod tests {
             in_block: true,
             target: Target::Primary,
             retries: 0,
+            suspect: false,
         };
-        let lost = Failure::Lost { farewell: None };
+        let lost = Failure::Lost(Parting::Silent);
         assert_eq!(after(base, lost), NextStep::Report(Verdict::Unknown));
         assert_eq!(
             after(
@@ -244,14 +265,38 @@ mod tests {
             NextStep::Report(Verdict::Unknown)
         );
         assert_eq!(
-            after(
-                base,
-                Failure::Lost {
-                    farewell: Some(SqlState::ADMIN_SHUTDOWN)
-                }
-            ),
+            after(base, Failure::Lost(Parting::Farewell)),
             NextStep::Report(Verdict::CertainlyNotCommitted)
         );
+        // A warning doesn't say that the commit was not carried out.
+        assert_eq!(
+            after(base, Failure::Lost(Parting::Announced)),
+            NextStep::Report(Verdict::Unknown)
+        );
+    }
+
+    #[test]
+    fn a_read_outlives_several_stops_but_does_not_take_one_node_after_another_with_it() {
+        let read = Attempt {
+            progress: Progress::SentToNode,
+            danger: Danger::None,
+            in_block: false,
+            target: Target::Standby,
+            retries: 1,
+            suspect: false,
+        };
+        let given_up = NextStep::Report(Verdict::CertainlyNotCommitted);
+        for parting in [Parting::Silent, Parting::Announced, Parting::Farewell] {
+            assert_eq!(after(read, Failure::Lost(parting)), NextStep::Retry);
+            let last = Attempt {
+                retries: RERUNS,
+                ..read
+            };
+            assert_eq!(after(last, Failure::Lost(parting)), given_up);
+        }
+        let suspect = Attempt { suspect: true, ..read };
+        assert_eq!(after(suspect, Failure::Lost(Parting::Silent)), given_up);
+        assert_eq!(after(suspect, Failure::Lost(Parting::Announced)), NextStep::Retry);
     }
 
     #[test]
@@ -262,10 +307,27 @@ mod tests {
             in_block: false,
             target: Target::Standby,
             retries: 0,
+            suspect: false,
         };
         let refused = Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION);
         assert_eq!(after(read, refused), NextStep::RetryOnPrimary);
-        assert_eq!(after(Attempt { retries: 1, ..read }, refused), NextStep::Forward);
+        assert_eq!(
+            after(
+                Attempt {
+                    retries: RERUNS,
+                    ..read
+                },
+                refused
+            ),
+            NextStep::Forward
+        );
+        // A conflict with replay on the second standby too: the primary has none.
+        let conflict = Failure::Refused(SqlState::SERIALIZATION_FAILURE);
+        assert_eq!(after(read, conflict), NextStep::Retry);
+        assert_eq!(
+            after(Attempt { retries: 1, ..read }, conflict),
+            NextStep::RetryOnPrimary
+        );
         assert_eq!(
             after(
                 Attempt {
@@ -276,7 +338,7 @@ mod tests {
             ),
             NextStep::Forward
         );
-        assert_eq!(after(read, Failure::Lost { farewell: None }), NextStep::Retry);
+        assert_eq!(after(read, Failure::Lost(Parting::Silent)), NextStep::Retry);
         assert_eq!(
             after(read, Failure::Refused(SqlState::UNIQUE_VIOLATION)),
             NextStep::Forward

@@ -12,7 +12,7 @@ use super::super::phase::{Attached, Block, Phase};
 use super::super::placing::{Placed, Placing, Wish};
 use super::super::plan::{Ends, Plan};
 use super::super::request::{FrameAt, Unit};
-use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
+use super::super::retry::{Attempt, Failure, NextStep, Progress, RERUNS, Verdict, after};
 use super::super::settle;
 use super::{ClientSession, End, rules};
 use crate::cluster::Hint;
@@ -67,7 +67,8 @@ impl ClientSession {
             danger: plan.danger,
             in_block,
             target: route.target,
-            retries: 1, // What is attached has no other place to run.
+            retries: RERUNS, // What is attached has no other place to run.
+            suspect: false,
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
         match self.exchange(&mut attached, plan, &frames, attempt).await {
@@ -85,7 +86,7 @@ impl ClientSession {
             }
             Outcome::Refused(_) => Err(End::Left),
             Outcome::NodeLost {
-                farewell,
+                parting,
                 forwarded,
                 left,
             } => {
@@ -95,7 +96,7 @@ impl ClientSession {
                 } else {
                     Progress::SentToNode
                 };
-                let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
+                let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost(parting)) {
                     NextStep::Report(verdict) => verdict,
                     NextStep::Retry | NextStep::RetryOnPrimary | NextStep::Forward => Verdict::Unknown,
                 };

@@ -14,7 +14,7 @@ use super::super::phase::{Attached, Block};
 use super::super::placing::{Placed, Placing, Wish};
 use super::super::plan::Plan;
 use super::super::request::FrameAt;
-use super::super::retry::{Attempt, Failure, NextStep, Progress, Verdict, after};
+use super::super::retry::{Attempt, Failure, NextStep, Parting, Progress, Verdict, after};
 use super::super::settle;
 use super::super::worker::Worker;
 use super::{ClientSession, End, rules};
@@ -62,7 +62,7 @@ impl ClientSession {
         };
         let mut settings = Arc::clone(&self.state.settings);
         let mut placing = Placing::new(&worker);
-        let mut retries = 0;
+        let (mut retries, mut suspect) = (0, false);
         loop {
             let principal = Arc::clone(&self.principal);
             let slot = Arc::clone(&self.registered.slot);
@@ -103,6 +103,7 @@ impl ClientSession {
                 in_block: false,
                 target: route.target,
                 retries,
+                suspect,
             };
             match self.exchange(&mut attached, plan, frames, attempt).await {
                 Outcome::Done { answer, later } => {
@@ -115,13 +116,13 @@ impl ClientSession {
                 Outcome::Refused(code) => {
                     worker.shared.count_retry(code.as_str());
                     retries += 1;
-                    if after(Attempt { retries: 0, ..attempt }, Failure::Refused(code)) == NextStep::RetryOnPrimary {
+                    if after(attempt, Failure::Refused(code)) == NextStep::RetryOnPrimary {
                         want = Want::Primary(RouteReason::Retried);
                     }
                     attached.lease.check_in(Instant::now());
                 }
                 Outcome::NodeLost {
-                    farewell,
+                    parting,
                     forwarded,
                     left,
                 } => {
@@ -132,10 +133,11 @@ impl ClientSession {
                     } else {
                         Progress::SentToNode
                     };
-                    match after(Attempt { progress, ..attempt }, Failure::Lost { farewell }) {
+                    match after(Attempt { progress, ..attempt }, Failure::Lost(parting)) {
                         NextStep::Retry | NextStep::RetryOnPrimary => {
                             worker.shared.count_retry("node_lost");
                             retries += 1;
+                            suspect |= parting == Parting::Silent;
                             placing.distrust(route.node, &principal);
                         }
                         NextStep::Forward => return Err(End::Left),
