@@ -231,6 +231,8 @@ impl Lab {
                 mode: config::PoolMode::Transaction,
                 size: 1,
                 max_per_node: None,
+                max_per_user: None,
+                max_per_database: None,
                 checkout_timeout: PATIENCE,
                 idle_timeout: PATIENCE,
                 max_lifetime: PATIENCE,

@@ -278,7 +278,7 @@ fn a_mistake_is_told_with_its_line_and_what_to_write() {
         ),
         (
             "pool.mode = \"bouncy\"",
-            "p.toml:2:6: pool.mode: \"bouncy\" is not one of `transaction`, `session`",
+            "p.toml:2:6: pool.mode: \"bouncy\" is not one of `transaction`, `session`, `statement`",
         ),
         // Addresses.
         (
@@ -302,11 +302,6 @@ fn a_mistake_is_told_with_its_line_and_what_to_write() {
             "p.toml:2:7: admin.http: \"nein\" has no port; write it like \"127.0.0.1:9432\", or \"off\" to serve none",
         ),
         // Not supported yet.
-        (
-            "pool.mode = \"statement\"",
-            "p.toml:2:6: pool.mode: \"statement\" is not supported yet: connections don't change hands inside of a \
-             transaction; choose one of `transaction`, `session`",
-        ),
         (
             "auth.method = \"cert\"",
             "p.toml:2:6: auth.method: \"cert\" is not supported yet: client certificates don't log in; choose one of \
@@ -430,7 +425,7 @@ fn nodes_are_checked_one_by_one() {
 
 #[test]
 fn all_mistakes_are_told_at_once_in_the_order_of_their_lines() {
-    let text = "[routing]\nmax_lga = \"1s\"\nconsistency = 5\n[pool]\nsize = \"many\"\nmode = \"statement\"\n[cluster]\nnodes = [\"a\"]\n";
+    let text = "[routing]\nmax_lga = \"1s\"\nconsistency = 5\n[pool]\nsize = \"many\"\nmode = \"statements\"\n[cluster]\nnodes = [\"a\"]\n";
     let errors = parse(text).unwrap_err();
     let lines: Vec<Option<usize>> = errors.problems().iter().map(|problem| problem.place.line()).collect();
     assert_eq!(lines, [Some(2), Some(3), Some(5), Some(6), Some(8)], "{errors}");

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -899,5 +900,115 @@ async fn a_wait_that_is_too_long_is_told_and_the_client_stays() {
     let rows = firsts(&waiting[0].query("select n from waited order by n").await);
     assert_eq!(rows, ["0", "3"]);
     drop((waiting, primary, standby));
+    scene.settled().await;
+}
+
+/// Clients of several pools that share `limit`, each of which writes in turn. Answers the server processes that served them.
+async fn share(scene: &Scene, limit: &str, pools: [[&str; 2]; 2]) -> BTreeSet<String> {
+    const CLIENTS: usize = 8;
+    const TURNS: usize = 25;
+    let mut clients = JoinSet::new();
+    for [user, database] in pools {
+        for _ in 0..CLIENTS {
+            let parameters = [("user", user), ("database", database)];
+            let mut wire = Wire::login_with(scene.proxy.port, &parameters).await;
+            clients.spawn(async move {
+                let mut served_by = BTreeSet::new();
+                for _ in 0..TURNS {
+                    // The primary is asked, where a read could go to either node.
+                    served_by.insert(wire.value("/* pgsluice: primary */ select pg_backend_pid()").await);
+                    wire.value("/* pgsluice: primary */ select pg_sleep(0.005)").await;
+                }
+                served_by
+            });
+        }
+    }
+    // One that has just been closed is still there, but does nothing.
+    let most = format!("select count(*) from pg_stat_activity where state = 'active' and {limit}");
+    let mut census = Wire::login(scene.primary().port(), "postgres").await;
+    let (mut served_by, mut connections) = (BTreeSet::new(), 0);
+    while !clients.is_empty() {
+        connections = connections.max(census.value(&most).await.parse::<usize>().expect("a count"));
+        while let Some(done) = clients.try_join_next() {
+            served_by.extend(done.expect("every turn was had"));
+        }
+    }
+    assert!(
+        (2..=3).contains(&connections),
+        "{connections} connections at work at once, of 3"
+    );
+    served_by
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_for_a_user_or_a_database_holds_over_its_pools_and_starves_none() {
+    for key in ["max_per_user", "max_per_database", "max_per_node"] {
+        // The monitor has a connection of its own, which no limit holds for.
+        let scene = Scene::start(&format!("[pool]\nsize = 20\n{key} = 3\n{PATIENT_MONITOR}")).await;
+        let (one, two) = (format!("{}_one", scene.database), format!("{}_two", scene.database));
+        let mut direct = scene.direct().await;
+        direct.run(&format!("create role {one} login")).await;
+        direct.run(&format!("create role {two} login")).await;
+        let database = &*scene.database;
+        let (limit, pools) = match key {
+            "max_per_user" => (format!("usename = '{one}'"), [[&*one, database], [&one, "postgres"]]),
+            _ => (
+                format!("usename in ('{one}', '{two}')"),
+                [[&*one, database], [&two, database]],
+            ),
+        };
+        let served_by = share(&scene, &limit, pools).await;
+        println!("{key}: {} server processes", served_by.len());
+        // Connections stay where they are needed, instead of being opened anew for each turn.
+        assert!(served_by.len() <= 40, "{key}: {served_by:?}");
+        // Whoever is alone again may have all of them.
+        let served_by = share(&scene, &limit, [pools[1], pools[1]]).await;
+        assert!(served_by.len() >= 2, "{key}: {served_by:?}");
+        scene.settled().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statement_pooling_refuses_blocks_and_nothing_else() {
+    let scene = Scene::start("[pool]\nmode = \"statement\"\n").await;
+    let mut client = scene.wire().await;
+    client.run("create table stated (n int)").await;
+    for begin in [
+        query("begin"),
+        query("start transaction read only"),
+        [extended("begin", &[]), sync()].concat(),
+    ] {
+        let answer = client.ask(&begin).await;
+        assert_eq!(codes(&answer), ["0A000"], "{}", show(&answer));
+        // What was meant for the block doesn't run alone.
+        assert_eq!(codes(&client.query("insert into stated values (1)").await), ["25P02"]);
+        client.run("rollback").await;
+    }
+    // Several statements in one message are one transaction, and so is a block that ends in the message that it begins in.
+    client
+        .run("insert into stated values (2); insert into stated values (3)")
+        .await;
+    client.run("begin; insert into stated values (4); commit").await;
+    client.run("set application_name = 'stated'").await;
+    assert_eq!(client.value("show application_name").await, "stated");
+    let batch = [extended("insert into stated values ($1)", &[Some("5")]), sync()].concat();
+    assert_eq!(codes(&client.ask(&batch).await), Vec::<String>::new());
+    assert_eq!(
+        client
+            .value("select string_agg(n::text, ',' order by n) from stated")
+            .await,
+        "2,3,4,5"
+    );
+    // A block that nobody could see coming ends with its session.
+    let mut careless = scene.wire().await;
+    careless
+        .send(&query(
+            "insert into stated values (6); begin; insert into stated values (7)",
+        ))
+        .await;
+    let told = careless.rest().await;
+    assert_eq!(codes(&told), ["0A000"], "{}", show(&told));
+    assert_eq!(client.value("select count(*) from stated where n in (6, 7)").await, "0");
+    drop((client, careless));
     scene.settled().await;
 }

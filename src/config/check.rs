@@ -306,6 +306,8 @@ fn pool(reader: &mut Reader<'_>) -> Pool {
         mode: reader.choice("pool.mode", PoolMode::from_name),
         size: reader.count("pool.size"),
         max_per_node: reader.count_if_set("pool.max_per_node"),
+        max_per_user: reader.count_if_set("pool.max_per_user"),
+        max_per_database: reader.count_if_set("pool.max_per_database"),
         checkout_timeout: reader.duration("pool.checkout_timeout"),
         idle_timeout: reader.duration("pool.idle_timeout"),
         max_lifetime: reader.duration("pool.max_lifetime"),

@@ -32,7 +32,7 @@ named! {
     Consistency {
         Eventual = "eventual", ReadYourWrites = "read_your_writes", Session = "session", Linearizable = "linearizable"
     }
-    PoolMode { Transaction = "transaction", Session = "session" }
+    PoolMode { Transaction = "transaction", Session = "session", Statement = "statement" }
     Promote { Auto = "auto", Never = "never" }
     ReadFromPrimary { Never = "never", Fallback = "fallback", Also = "also" }
     SslMode {

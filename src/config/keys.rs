@@ -136,13 +136,17 @@ keys! {
 
     "pool.mode": Choice {
         names: PoolMode::NAMES,
-        not_yet: &[("statement", "connections don't change hands inside of a transaction")],
+        not_yet: &[],
     }, Is("transaction"),
-        "When a server connection goes back: at the end of each transaction, or when the client leaves.";
+        "When a server connection goes back: at the end of each transaction; when the client leaves; or after each statement, which allows no transaction blocks.";
     "pool.size": Count(1, 100_000), Is("20"),
         "Server connections per node, database and user.";
     "pool.max_per_node": Count(1, 100_000), Means("no limit"),
         "Server connections per node over all pools. Keep it below the node's `max_connections`.";
+    "pool.max_per_user": Count(1, 100_000), Means("no limit"),
+        "Server connections per node of one user, over all databases.";
+    "pool.max_per_database": Count(1, 100_000), Means("no limit"),
+        "Server connections per node to one database, of all users.";
     "pool.checkout_timeout": Span(MS, HOUR), Is("30s"),
         "A statement that gets no server connection for this long fails with 53300.";
     "pool.idle_timeout": Span(SECOND, YEAR), Is("10min"),

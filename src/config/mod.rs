@@ -256,6 +256,10 @@ pub struct Pool {
     pub size: usize,
     /// Connections per node over all pools; `None` is no limit.
     pub max_per_node: Option<usize>,
+    /// Server connections per node of one user.
+    pub max_per_user: Option<usize>,
+    /// Server connections per node to one database.
+    pub max_per_database: Option<usize>,
     /// A client that gets no connection for this long gets 53300.
     pub checkout_timeout: Duration,
     /// An unused connection is closed after this.
@@ -279,6 +283,8 @@ pub enum PoolMode {
     Transaction,
     /// A connection, to the primary, is the client's until it leaves.
     Session,
+    /// As `Transaction`, without transaction blocks.
+    Statement,
 }
 
 /// How reads are placed.

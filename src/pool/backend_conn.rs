@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::node_link::{NodeLink, Registration};
 use super::prepared::PreparedSet;
+use super::quota::Places;
 use super::settings::Settings;
 use crate::auth::server_login::ServerSession;
 use crate::cluster::{Epoch, NodeId};
@@ -30,6 +31,7 @@ pub struct BackendConn {
     /// The socket.
     pub stream: Stream,
     registration: Registration,
+    _places: Places,
     /// The node it leads to.
     pub node: NodeId,
     /// The epoch of the routing table when it was opened.
@@ -121,12 +123,14 @@ impl BackendConn {
         generation: u64,
         epoch: Epoch,
         worker: usize,
+        places: Places,
     ) -> io::Result<BackendConn> {
         let registration = Registration::enter(link, session.stream.tcp(), generation)?;
         let now = Instant::now();
         Ok(BackendConn {
             stream: session.stream,
             registration,
+            _places: places,
             node: link.id,
             epoch,
             pid: session.pid,

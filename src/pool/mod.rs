@@ -11,6 +11,7 @@ mod node_link;
 mod pool;
 mod pools;
 mod prepared;
+mod quota;
 mod settings;
 mod shape;
 

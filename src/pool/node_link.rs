@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
+use super::quota::Quota;
 use crate::cluster::NodeId;
 use crate::config::NodeAddress;
 use crate::sql::Access;
@@ -40,11 +40,8 @@ pub struct NodeLink {
     /// A second descriptor of every open socket, by connection, so that another thread can shut it down.
     sockets: Mutex<HashMap<u64, OwnedFd>>,
     next_socket: AtomicU64,
-    /// Connections that are being opened, where the node has a limit.
-    opening: AtomicUsize,
-    /// Pools that may not open a connection because the node's limit is reached.
-    starving: AtomicUsize,
-    closed: Notify,
+    /// What `[pool] max_per_node` bounds.
+    pub(super) quota: Arc<Quota>,
 }
 
 impl NodeLink {
@@ -63,41 +60,8 @@ impl NodeLink {
             generation: AtomicU64::new(0),
             sockets: Mutex::default(),
             next_socket: AtomicU64::new(0),
-            opening: AtomicUsize::new(0),
-            starving: AtomicUsize::new(0),
-            closed: Notify::new(),
+            quota: Arc::default(),
         }
-    }
-
-    /// Waits until fewer than `max` connections are open to the node or being opened, and reserves one; `None` when that takes longer than
-    /// `limit`. Meanwhile other pools close what they don't need.
-    pub(super) async fn room(&self, max: usize, limit: Duration) -> Option<Counted<'_>> {
-        if let Some(reserved) = self.reserve(max) {
-            return Some(reserved);
-        }
-        let _starving = Counted::one(&self.starving);
-        tokio::time::timeout(limit, async {
-            loop {
-                let closed = self.closed.notified();
-                if let Some(reserved) = self.reserve(max) {
-                    return reserved;
-                }
-                closed.await;
-            }
-        })
-        .await
-        .ok()
-    }
-
-    fn reserve(&self, max: usize) -> Option<Counted<'_>> {
-        let mine = Counted::one(&self.opening);
-        // Everybody counts first and looks then, so that two can't both take the last one.
-        (self.open() + self.opening.load(Ordering::SeqCst) <= max).then_some(mine)
-    }
-
-    /// Whether some pool would like a connection that another could close.
-    pub(super) fn is_starving(&self) -> bool {
-        self.starving.load(Ordering::Relaxed) > 0
     }
 
     /// Connections open to it.
@@ -179,23 +143,6 @@ impl NodeLink {
     }
 }
 
-/// One more of something, until dropped.
-#[derive(Debug)]
-pub(super) struct Counted<'a>(&'a AtomicUsize);
-
-impl Counted<'_> {
-    fn one(count: &AtomicUsize) -> Counted<'_> {
-        count.fetch_add(1, Ordering::SeqCst);
-        Counted(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// A connection's place among its node's sockets; leaves when dropped.
 #[derive(Debug)]
 pub(super) struct Registration {
@@ -229,7 +176,6 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.link.sockets.lock().remove(&self.id);
         self.link.open.fetch_sub(1, Ordering::Relaxed);
-        self.link.closed.notify_one();
     }
 }
 

@@ -5,7 +5,9 @@
 //! to a waiter of its own worker if the one in front of the queue has not been waiting for longer than [`PATIENCE`].
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -13,7 +15,8 @@ use tokio::sync::oneshot;
 
 use super::backend_conn::BackendConn;
 use super::node_link::NodeLink;
-use super::pools::Login;
+use super::pools::{Login, REAP_INTERVAL};
+use super::quota::{Counted, Need, Places, Quota, Quotas};
 use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
 use crate::cluster::Epoch;
 use crate::wire::sqlstate::SqlState;
@@ -22,6 +25,9 @@ use crate::wire::sqlstate::SqlState;
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How many waiters are looked at for one of the own worker.
 const LOOK_AHEAD: usize = 8;
+
+/// How long a pool that has connections, but not enough, waits for one that others don't use before it makes them give one up.
+const MODESTY: Duration = Duration::from_millis(500);
 
 /// What a connection is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,11 @@ pub struct Pool {
     login: Arc<Login>,
     /// What it shares with the node's other pools.
     pub link: Arc<NodeLink>,
+    quotas: Quotas,
+    /// Its own connections.
+    own: Arc<Quota>,
+    /// How many of its clients can't wait for those that it has, if any.
+    starving: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -82,6 +93,20 @@ pub struct Lease {
 }
 
 impl Lease {
+    fn of(pool: &Arc<Pool>, conn: Box<BackendConn>) -> Lease {
+        Lease {
+            conn: Some(conn),
+            room: Some(Arc::clone(pool)),
+        }
+    }
+
+    /// Gives up a room in which nothing can be opened now, without passing it on.
+    fn leave(mut self) {
+        if let Some(pool) = self.room.take() {
+            pool.inner.lock().taken -= 1;
+        }
+    }
+
     fn room(pool: &Arc<Pool>) -> Lease {
         Lease {
             conn: None,
@@ -113,7 +138,7 @@ impl Lease {
         };
         conn.last_used = now;
         let worker = conn.worker();
-        if !conn.is_fit() || conn.age(now) > pool.login.limits().max_lifetime || pool.link.is_starving() {
+        if !conn.is_fit() || conn.age(now) > pool.login.limits().max_lifetime || pool.must_share() {
             return;
         }
         loop {
@@ -158,6 +183,14 @@ impl Drop for Lease {
     }
 }
 
+/// What is full when there is no room for another connection.
+enum Full {
+    /// A limit of ours.
+    Here,
+    /// The node.
+    Node,
+}
+
 enum Taken {
     Ready(Box<BackendConn>),
     Room,
@@ -184,11 +217,14 @@ impl Inner {
 
 impl Pool {
     /// A pool with nothing in it.
-    pub(super) fn new(login: Arc<Login>, link: Arc<NodeLink>, workers: usize) -> Pool {
+    pub(super) fn new(login: Arc<Login>, link: Arc<NodeLink>, quotas: Quotas, workers: usize) -> Pool {
         let idle = (0..workers).map(|_| Vec::new()).collect();
         Pool {
             login,
             link,
+            quotas,
+            own: Arc::default(),
+            starving: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
                 idle,
                 taken: 0,
@@ -210,49 +246,48 @@ impl Pool {
         purpose: Purpose,
         epoch: Epoch,
     ) -> Result<Lease, CheckoutError> {
-        let mut lease = match self.take(worker, purpose, epoch, self.login.limits().size) {
-            Taken::Ready(conn) => Lease {
-                conn: Some(conn),
-                room: Some(Arc::clone(self)),
-            },
-            Taken::Room => Lease::room(self),
-            Taken::Wait(promise) => self.wait_for(promise).await?,
+        let size = self.login.limits().size;
+        let (mut lease, mut places) = match self.take(worker, purpose, epoch, size) {
+            Taken::Ready(conn) => (Lease::of(self, conn), None),
+            Taken::Room => (Lease::room(self), None),
+            Taken::Wait(promise) => (self.wait_for(promise).await?, None),
         };
-        if let Some(conn) = lease.conn.take()
-            && self.fits(&conn, purpose, epoch, Instant::now())
-            && let Ok(conn) = conn.adopt(worker)
-        {
-            lease.conn = Some(conn);
-            return Ok(lease);
-        }
-        match self.open(worker, epoch).await {
-            Ok(conn) => {
-                lease.conn = Some(conn);
-                Ok(lease)
-            }
-            // The node has no room for another, but we have some there: one of those will do.
-            Err(CheckoutError::Login(ServerLoginError::Refused { code, .. }))
-                if code == SqlState::TOO_MANY_CONNECTIONS && self.inner.lock().taken > 1 =>
+        loop {
+            if let Some(conn) = lease.conn.take()
+                && self.fits(&conn, purpose, epoch, Instant::now())
+                && let Ok(conn) = conn.adopt(worker)
             {
-                drop(lease);
-                // One may have come back meanwhile.
-                let mut lease = match self.take(worker, purpose, epoch, 0) {
-                    Taken::Ready(conn) => Lease {
-                        conn: Some(conn),
-                        room: Some(Arc::clone(self)),
-                    },
-                    Taken::Room => Lease::room(self),
-                    Taken::Wait(promise) => self.wait_for(promise).await?,
-                };
-                match lease.conn.take() {
-                    Some(conn) if self.fits(&conn, purpose, epoch, Instant::now()) => {
-                        lease.conn = Some(conn.adopt(worker).map_err(ServerLoginError::Unreachable)?);
-                    }
-                    _ => lease.conn = Some(self.open(worker, epoch).await?),
-                }
-                Ok(lease)
+                lease.conn = Some(conn);
+                return Ok(lease);
             }
-            Err(error) => Err(error),
+            places = places.or_else(|| self.quotas.try_places(&self.login.limits()));
+            let full = match places.take() {
+                None if self.has_connections() => Full::Here,
+                None => {
+                    places = Some(self.starve().await?);
+                    continue;
+                }
+                Some(places) => match self.open_pooled(worker, epoch, places).await {
+                    Ok(conn) => {
+                        lease.conn = Some(conn);
+                        return Ok(lease);
+                    }
+                    Err(ServerLoginError::Refused { code, .. })
+                        if code == SqlState::TOO_MANY_CONNECTIONS && self.has_connections() =>
+                    {
+                        Full::Node
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            // There is no room for another, but there are some: one of those will do. Room without a place is of no use to whoever waits.
+            lease.leave();
+            (lease, places) = match (self.take(worker, purpose, epoch, 0), full) {
+                (Taken::Ready(conn), _) => (Lease::of(self, conn), None),
+                (Taken::Room, _) => (Lease::room(self), None),
+                (Taken::Wait(promise), Full::Node) => (self.wait_for(promise).await?, None),
+                (Taken::Wait(promise), Full::Here) => self.wait_or_grow(promise).await?,
+            };
         }
     }
 
@@ -282,6 +317,40 @@ impl Pool {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(_)) | Err(_) => Err(CheckoutError::TimedOut(limit)),
         }
+    }
+
+    /// Waits for a connection of the pool's own, or for others who share a limit with it to leave one: first one that they don't use; after
+    /// a while any, since its own may be somebody's for good.
+    async fn wait_or_grow(
+        self: &Arc<Self>,
+        promise: oneshot::Receiver<Lease>,
+    ) -> Result<(Lease, Option<Places>), CheckoutError> {
+        let limits = Arc::clone(&self.login.limits());
+        let mut promised = pin!(self.wait_for(promise));
+        let grows = async {
+            match tokio::time::timeout(MODESTY, self.quotas.places(&limits, Need::Wanting)).await {
+                Ok(places) => Ok(places),
+                Err(_) => self.starve().await,
+            }
+        };
+        let places = tokio::select! {
+            biased;
+            lease = promised.as_mut() => return Ok((lease?, None)),
+            places = grows => places?,
+        };
+        if let Some(lease) = self.grow(limits.size) {
+            return Ok((lease, Some(places)));
+        }
+        drop(places);
+        Ok((promised.await?, None))
+    }
+
+    fn grow(self: &Arc<Self>, size: usize) -> Option<Lease> {
+        let mut inner = self.inner.lock();
+        (inner.taken < size).then(|| {
+            inner.taken += 1;
+            Lease::room(self)
+        })
     }
 
     fn fits(&self, conn: &BackendConn, purpose: Purpose, epoch: Epoch, now: Instant) -> bool {
@@ -325,12 +394,38 @@ impl Pool {
         Taken::Wait(promise)
     }
 
-    async fn open(&self, worker: usize, epoch: Epoch) -> Result<Box<BackendConn>, CheckoutError> {
-        self.open_apart(worker, epoch, &[]).await
+    /// Others that share a limit with this pool have nothing: what it gets back it must not keep.
+    fn must_share(&self) -> bool {
+        self.quotas.need() == Need::Starving && self.starving.load(Ordering::Relaxed) == 0
     }
 
-    /// Opens a connection that the pool doesn't count and that never comes back to it, with more start-up `parameters`. The node's limit
-    /// and its fence hold for it.
+    /// Whether it has connections, or is about to have one.
+    fn has_connections(&self) -> bool {
+        self.own.taken() > 0
+    }
+
+    /// Places for one more connection, for which others give one up.
+    async fn starve(&self) -> Result<Places, CheckoutError> {
+        let limits = Arc::clone(&self.login.limits());
+        let _starving = Counted::one(&self.starving);
+        let places = self.quotas.places(&limits, Need::Starving);
+        let limit = limits.checkout_timeout;
+        let in_time = tokio::time::timeout(limit, places).await;
+        in_time.map_err(|_| CheckoutError::TimedOut(limit))
+    }
+
+    async fn open_pooled(
+        &self,
+        worker: usize,
+        epoch: Epoch,
+        mut places: Places,
+    ) -> Result<Box<BackendConn>, ServerLoginError> {
+        places.extend(self.own.try_place(None));
+        self.open(worker, epoch, &[], places).await
+    }
+
+    /// Opens a connection that the pool doesn't count and that never comes back to it, with more start-up `parameters`. The limits over
+    /// several pools and the node's fence hold for it.
     ///
     /// # Errors
     /// As [`Pool::checkout`].
@@ -340,14 +435,18 @@ impl Pool {
         epoch: Epoch,
         parameters: &[(&str, &str)],
     ) -> Result<Box<BackendConn>, CheckoutError> {
-        let limits = self.login.limits();
-        let _reserved = match limits.max_per_node {
-            None => None,
-            Some(max) => {
-                let reserved = self.link.room(max, limits.checkout_timeout).await;
-                Some(reserved.ok_or(CheckoutError::TimedOut(limits.checkout_timeout))?)
-            }
-        };
+        let places = self.starve().await?;
+        Ok(self.open(worker, epoch, parameters, places).await?)
+    }
+
+    async fn open(
+        &self,
+        worker: usize,
+        epoch: Epoch,
+        parameters: &[(&str, &str)],
+        places: Places,
+    ) -> Result<Box<BackendConn>, ServerLoginError> {
+        let connect_timeout = self.login.limits().connect_timeout;
         let generation = self.link.generation();
         let secret = self.login.secret();
         let session = server_login::connect(ServerLogin {
@@ -357,11 +456,11 @@ impl Pool {
             parameters,
             secret: secret.as_ref(),
             tls: self.login.tls(),
-            timeout: limits.connect_timeout,
+            timeout: connect_timeout,
         })
         .await?;
-        let conn =
-            BackendConn::new(session, &self.link, generation, epoch, worker).map_err(ServerLoginError::Unreachable)?;
+        let conn = BackendConn::new(session, &self.link, generation, epoch, worker, places)
+            .map_err(ServerLoginError::Unreachable)?;
         Ok(Box::new(conn))
     }
 
@@ -382,13 +481,18 @@ impl Pool {
     /// Closes idle connections that are unfit, or have been idle for too long.
     pub(super) fn reap(&self, now: Instant) {
         let limits = self.login.limits();
-        let starving = self.link.is_starving();
+        let need = self.quotas.need();
         let mut closed = Vec::new();
         let mut inner = self.inner.lock();
         for list in &mut inner.idle {
             closed.extend(list.extract_if(.., |conn| {
                 let idle = now.saturating_duration_since(conn.last_used);
-                starving || !conn.is_fit() || idle > limits.idle_timeout || conn.age(now) > limits.max_lifetime
+                let spare = match need {
+                    Need::None => idle > limits.idle_timeout,
+                    Need::Wanting => idle > REAP_INTERVAL,
+                    Need::Starving => true,
+                };
+                spare || !conn.is_fit() || conn.age(now) > limits.max_lifetime
             }));
         }
         inner.taken -= closed.len();

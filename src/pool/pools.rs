@@ -1,6 +1,6 @@
 //! All pools: found once per client login, and swept by one reaper.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::node_link::NodeLink;
 use super::pool::Pool;
 use super::prepared::PreparedRegistry;
+use super::quota::{Quota, Quotas};
 use super::settings::Settings;
 use crate::auth::secret::NodeSecret;
 use crate::cluster::NodeId;
@@ -106,6 +107,13 @@ impl PrincipalPools {
 /// A database and a user.
 type Principal = (Box<str>, Box<str>);
 
+/// Whose connections count together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Holder {
+    User(Box<str>),
+    Database(Box<str>),
+}
+
 /// All pools of the proxy.
 #[derive(Debug)]
 pub struct Pools {
@@ -114,6 +122,7 @@ pub struct Pools {
     limits: Arc<ArcSwap<config::Pool>>,
     workers: usize,
     by_principal: Mutex<HashMap<Principal, Arc<PrincipalPools>>>,
+    quotas: Mutex<HashMap<(Holder, NodeId), Weak<Quota>>>,
     /// Identities of prepared statements.
     pub statements: PreparedRegistry,
 }
@@ -132,6 +141,7 @@ impl Pools {
             limits: Arc::new(ArcSwap::from_pointee(limits)),
             workers,
             by_principal: Mutex::default(),
+            quotas: Mutex::default(),
             statements: PreparedRegistry::default(),
         }
     }
@@ -156,7 +166,14 @@ impl Pools {
         let by_node = self
             .links
             .iter()
-            .map(|link| Arc::new(Pool::new(Arc::clone(&login), Arc::clone(link), self.workers)))
+            .map(|link| {
+                let quotas = Quotas {
+                    user: self.shared_quota(Holder::User(user.into()), link.id),
+                    database: self.shared_quota(Holder::Database(database.into()), link.id),
+                    node: Arc::clone(&link.quota),
+                };
+                Arc::new(Pool::new(Arc::clone(&login), Arc::clone(link), quotas, self.workers))
+            })
             .collect();
         let pools = Arc::new(PrincipalPools {
             login,
@@ -165,6 +182,18 @@ impl Pools {
         });
         by_principal.insert(key, Arc::clone(&pools));
         pools
+    }
+
+    /// What all pools of one user, or to one database, count towards at a node.
+    fn shared_quota(&self, holder: Holder, node: NodeId) -> Arc<Quota> {
+        let mut quotas = self.quotas.lock();
+        quotas.retain(|_, quota| quota.strong_count() > 0);
+        if let Some(known) = quotas.get(&(holder.clone(), node)).and_then(Weak::upgrade) {
+            return known;
+        }
+        let quota = Arc::default();
+        quotas.insert((holder, node), Arc::downgrade(&quota));
+        quota
     }
 
     /// A node's link.

@@ -32,7 +32,7 @@ use super::retry::Verdict;
 use super::settle;
 use super::statements::Statements;
 use super::worker::{Present, Worker};
-use crate::config::Config;
+use crate::config::{Config, PoolMode};
 use crate::pool::{PrincipalPools, SettingValue, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
@@ -318,6 +318,9 @@ impl ClientSession {
             let error = SessionError::TooManyStatements(Statements::LIMIT >> 20);
             return self.report(error, &plan, &unit.frames).await;
         }
+        if plan.begins && worker.shared.config.load().pool.mode == PoolMode::Statement {
+            return self.report(SessionError::NoBlocks, &plan, &unit.frames).await;
+        }
         for effect in plan.effects.iter().flat_map(|class| &class.effects) {
             if let Effect::NeedsDatabaseAlone { name } = effect {
                 worker.shared.pools.leave_database(name, arrived);
@@ -366,7 +369,7 @@ impl ClientSession {
         plan: &Plan,
         later: SmallVec<[Arc<StatementClass>; 1]>,
         answer: Answer,
-        session_pool: bool,
+        mode: PoolMode,
     ) -> Result<(), End> {
         let now = Instant::now();
         let pins_before = self.state.pins;
@@ -418,7 +421,11 @@ impl ClientSession {
             self.state.alters_logins = false;
             self.worker.shared.pools.renew(now);
         }
-        if attached.block.is_none() && !self.state.pins.any() && !session_pool {
+        if attached.block.is_some() && mode == PoolMode::Statement {
+            // It was not to be seen that this would begin one. With its connection it is rolled back.
+            return Err(End::Fatal(SessionError::NoBlocks));
+        }
+        if attached.block.is_none() && !self.state.pins.any() && mode != PoolMode::Session {
             attached.lease.check_in(now);
         } else {
             self.phase = Phase::Attached(attached);

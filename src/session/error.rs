@@ -91,6 +91,9 @@ pub enum SessionError {
     /// Its prepared statements are too much to keep.
     #[error("too many prepared statements: their names and texts take more than {0} MiB")]
     TooManyStatements(usize),
+    /// A transaction block, where there are none.
+    #[error("transaction blocks are not allowed in statement pooling mode")]
+    NoBlocks,
     /// The client has left its block waiting for too long.
     #[error("terminating connection due to idle-in-transaction timeout")]
     IdleInTransaction,
@@ -134,7 +137,9 @@ impl SessionError {
             SessionError::IdleInTransaction => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             SessionError::IdleSession => SqlState::IDLE_SESSION_TIMEOUT,
             SessionError::BadSetting { .. } => SqlState::INVALID_PARAMETER_VALUE,
-            SessionError::BlockOnStandby | SessionError::Unsupported(_) => SqlState::FEATURE_NOT_SUPPORTED,
+            SessionError::BlockOnStandby | SessionError::NoBlocks | SessionError::Unsupported(_) => {
+                SqlState::FEATURE_NOT_SUPPORTED
+            }
         }
     }
 
@@ -169,6 +174,7 @@ impl SessionError {
                 Some("pgsluice.consistency is one of eventual, read_your_writes, session, linearizable.")
             }
             SessionError::TooManyStatements(_) => Some("Close the statements that are no longer needed."),
+            SessionError::NoBlocks => Some("[pool] mode = \"transaction\" allows them."),
             SessionError::IdleInTransaction => Some("[pool] idle_in_transaction_timeout is the limit."),
             SessionError::IdleSession => Some("[pool] client_idle_timeout is the limit."),
             SessionError::TooManyClients => Some("[listen] max_clients is the limit."),

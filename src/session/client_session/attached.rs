@@ -16,7 +16,6 @@ use super::super::retry::{Attempt, Failure, NextStep, Progress, RERUNS, Verdict,
 use super::super::settle;
 use super::{ClientSession, End, rules};
 use crate::cluster::Hint;
-use crate::config::PoolMode;
 use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::Access;
 use crate::wire::backend::TransactionStatus;
@@ -77,8 +76,8 @@ impl ClientSession {
                     .shared
                     .counters
                     .answered(route.target, plan.access, arrived.elapsed());
-                let session_pool = self.worker.shared.config.load().pool.mode == PoolMode::Session;
-                self.settle(attached, plan, later, answer, session_pool).await
+                let mode = self.worker.shared.config.load().pool.mode;
+                self.settle(attached, plan, later, answer, mode).await
             }
             Outcome::Torn => {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);

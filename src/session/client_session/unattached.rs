@@ -53,9 +53,9 @@ impl ClientSession {
             consistency: self.consistency(&config),
             ..rules(&config)
         };
-        let session_pool = config.pool.mode == PoolMode::Session;
+        let mode = config.pool.mode;
         drop(config);
-        let mut want = if session_pool {
+        let mut want = if mode == PoolMode::Session {
             Want::Primary(RouteReason::Attached)
         } else {
             plan.want
@@ -111,7 +111,7 @@ impl ClientSession {
                         .shared
                         .counters
                         .answered(route.target, plan.access, arrived.elapsed());
-                    return self.settle(attached, plan, later, answer, session_pool).await;
+                    return self.settle(attached, plan, later, answer, mode).await;
                 }
                 Outcome::Refused(code) => {
                     worker.shared.count_retry(code.as_str());
