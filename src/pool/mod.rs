@@ -19,6 +19,6 @@ pub use backend_conn::{BackendConn, Bonds, ConnError, CurrentSetting};
 pub use node_link::NodeLink;
 pub use pool::{CheckoutError, Lease, Pool, Purpose};
 pub use pools::{Login, Pools, PrincipalPools, REAP_INTERVAL, Welcome};
-pub use prepared::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
+pub use prepared::{Evicted, Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
 pub use settings::{SettingValue, Settings};
 pub use shape::Shape;

@@ -98,18 +98,32 @@ impl PreparedRegistry {
 #[derive(Debug, Default)]
 pub struct PreparedSet {
     held: HashMap<u64, Held>,
+    /// Bytes of their texts.
+    size: usize,
     clock: u64,
+}
+
+/// A statement that makes room for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evicted {
+    /// Its identity.
+    pub id: u64,
+    size: usize,
 }
 
 #[derive(Debug)]
 struct Held {
     last_use: u64,
+    size: usize,
     shape: Option<Shape>,
 }
 
 impl PreparedSet {
     /// Statements that one connection keeps.
     pub const LIMIT: usize = 500;
+    /// Bytes that their texts may have together; what the server makes of them is some ten times as much. One that has more by itself is the
+    /// only one.
+    pub const SIZE: usize = 4 << 20;
 
     /// Whether the connection has it; if so it counts as used now.
     pub fn touch(&mut self, id: u64) -> bool {
@@ -119,13 +133,26 @@ impl PreparedSet {
     }
 
     /// The server has confirmed it.
-    pub fn insert(&mut self, id: u64) {
+    pub fn insert(&mut self, statement: &Prepared) {
+        self.hold(statement.id, statement.sql.len());
+    }
+
+    /// The server has it still, or again.
+    pub fn put_back(&mut self, evicted: Evicted) {
+        self.hold(evicted.id, evicted.size);
+    }
+
+    fn hold(&mut self, id: u64, size: usize) {
         self.clock += 1;
         let held = Held {
             last_use: self.clock,
+            size,
             shape: None,
         };
-        self.held.insert(id, held);
+        self.size += size;
+        if let Some(before) = self.held.insert(id, held) {
+            self.size -= before.size;
+        }
     }
 
     /// The server has described it, when it had just been prepared. That holds for as long as the server has it.
@@ -142,25 +169,25 @@ impl PreparedSet {
 
     /// The server has dropped it.
     pub fn remove(&mut self, id: u64) {
-        self.held.remove(&id);
+        if let Some(gone) = self.held.remove(&id) {
+            self.size -= gone.size;
+        }
     }
 
     /// The server has dropped all (`DISCARD ALL`, `DEALLOCATE ALL`).
     pub fn clear(&mut self) {
         self.held.clear();
+        self.size = 0;
     }
 
-    /// If the set is full, the one to close before another is prepared.
-    pub fn evict(&mut self) -> Option<u64> {
-        if self.held.len() < PreparedSet::LIMIT {
+    /// If there is no room for `statement`, one to close before it is prepared.
+    pub fn evict(&mut self, statement: &Prepared) -> Option<Evicted> {
+        if self.held.len() < PreparedSet::LIMIT && self.size + statement.sql.len() <= PreparedSet::SIZE {
             return None;
         }
-        let oldest = self
-            .held
-            .iter()
-            .min_by_key(|(_, held)| held.last_use)
-            .map(|(id, _)| *id)?;
-        self.held.remove(&oldest);
+        let (&id, held) = self.held.iter().min_by_key(|(_, held)| held.last_use)?;
+        let oldest = Evicted { id, size: held.size };
+        self.remove(id);
         Some(oldest)
     }
 }
@@ -191,13 +218,26 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_goes_first() {
+        let registry = PreparedRegistry::default();
+        let statement = |number: usize, size: usize| registry.intern(&vec![b'x'; size], &number.to_be_bytes(), "");
         let mut set = PreparedSet::default();
-        for id in 0..PreparedSet::LIMIT as u64 {
-            set.insert(id);
-        }
-        assert!(set.touch(0));
-        assert_eq!(set.evict(), Some(1));
-        assert_eq!(set.evict(), None);
+        let held: Vec<_> = (0..PreparedSet::LIMIT).map(|number| statement(number, 10)).collect();
+        held.iter().for_each(|statement| set.insert(statement));
+        assert!(set.touch(held[0].id()));
+        let next = statement(PreparedSet::LIMIT, 10);
+        let evicted = set.evict(&next).expect("the set is full");
+        assert_eq!(evicted.id, held[1].id());
+        assert_eq!(set.evict(&next), None);
+        set.put_back(evicted);
+        assert!(set.touch(held[1].id()));
+        // A text that takes all the room is alone.
+        let huge = statement(0, PreparedSet::SIZE);
+        let evicted = std::iter::from_fn(|| set.evict(&huge)).count();
+        assert_eq!(evicted, PreparedSet::LIMIT);
+        set.insert(&huge);
+        assert!(set.evict(&next).is_some());
+        assert_eq!(set.evict(&next), None);
+        assert_eq!(set.size, 0);
         assert!(!set.touch(1));
     }
 }

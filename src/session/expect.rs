@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::statements::{Named, Statements, Unnamed};
-use crate::pool::{Prepared, PreparedSet, Shape};
+use crate::pool::{Evicted, Prepared, PreparedSet, Shape};
 use crate::wire::backend::{CLOSE_COMPLETE, PARSE_COMPLETE};
 
 /// One answer.
@@ -31,7 +31,7 @@ pub enum Awaited {
     /// A Close that was sent.
     Close {
         /// The proxy added it, to make room: the connection has this statement until it is confirmed.
-        evicted: Option<u64>,
+        evicted: Option<Evicted>,
     },
     /// A Bind.
     Bind,
@@ -166,7 +166,7 @@ impl Expectations {
                 };
                 self.done.extend(asked);
                 if let Some(prepared) = prepared {
-                    connection.insert(prepared.id());
+                    connection.insert(&prepared);
                 }
                 if hidden { Fate::Swallow } else { Fate::Forward }
             }
@@ -260,8 +260,8 @@ impl Expectations {
         self.lacks_sync = sync.is_none();
         let skipped: Vec<Awaited> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
         for awaited in &skipped {
-            if let Awaited::Close { evicted: Some(id) } = awaited {
-                connection.insert(*id);
+            if let Awaited::Close { evicted: Some(evicted) } = awaited {
+                connection.put_back(*evicted);
             }
         }
         let queries = skipped

@@ -169,7 +169,7 @@ impl Translator<'_> {
             self.expect.push(Awaited::ParseKnown(undo));
             return;
         }
-        self.make_room();
+        self.make_room(&prepared);
         frontend::put_parse(self.out, &prepared.server_name(), parse.sql, parse.types);
         self.expect.push(Awaited::Parse {
             prepared: Some(Arc::clone(&prepared)),
@@ -281,7 +281,7 @@ impl Translator<'_> {
             }
             return;
         }
-        self.make_room();
+        self.make_room(prepared);
         frontend::put_parse(self.out, &prepared.server_name(), &prepared.sql, &prepared.types);
         self.expect.push(Awaited::Parse {
             prepared: Some(Arc::clone(prepared)),
@@ -319,9 +319,9 @@ impl Translator<'_> {
         }
     }
 
-    fn make_room(&mut self) {
-        if let Some(oldest) = self.connection.evict() {
-            frontend::put_statement(self.out, b'C', format!("{SERVER_NAME}{oldest}").as_bytes());
+    fn make_room(&mut self, statement: &Prepared) {
+        while let Some(oldest) = self.connection.evict(statement) {
+            frontend::put_statement(self.out, b'C', format!("{SERVER_NAME}{}", oldest.id).as_bytes());
             self.expect.push(Awaited::Close { evicted: Some(oldest) });
         }
     }
