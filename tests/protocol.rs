@@ -1441,7 +1441,7 @@ async fn a_replication_connection_is_relayed_to_the_primary() {
     );
     assert_eq!(walsender.value("select not pg_is_in_recovery()").await, "t");
     let mut start = scene.direct().await;
-    let from = start.value("select pg_current_wal_lsn()").await;
+    let from = start.value("select pg_current_wal_flush_lsn()").await;
     walsender.send(&query(&format!("START_REPLICATION {from}"))).await;
     walsender.until(b'W').await;
     start.run("create table streamed (n int)").await;

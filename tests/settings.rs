@@ -219,7 +219,7 @@ async fn sequences_are_remembered_as_on_a_connection_of_ones_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_function_leaves_on_a_connection_is_for_no_stranger() {
-    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
     let (mut client, mut stranger) = (scene.wire().await, scene.wire().await);
     client
         .run(
@@ -233,7 +233,7 @@ async fn what_a_function_leaves_on_a_connection_is_for_no_stranger() {
         )
         .await;
     let left = "select coalesce(current_setting('app.tenant', true), '') || current_setting('work_mem')
-        || (select whose from mine) || (select count(*) from pg_locks where locktype = 'advisory')
+        || (select whose from mine) || (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())
         || (select count(*) from pg_listening_channels())";
     for leave in [
         query("select leave()"),
@@ -241,14 +241,48 @@ async fn what_a_function_leaves_on_a_connection_is_for_no_stranger() {
         query("begin; select leave(); commit"),
         [extended("select leave()", &[]), sync()].concat(),
     ] {
+        let what = leave.escape_ascii();
         assert_eq!(codes(&client.ask(&leave).await), Vec::<String>::new());
+        assert_eq!(stranger.value(left).await, "4MBeverybody00", "beside {what}");
+        // For its own session it is there.
+        assert_eq!(client.value(left).await, "427MBa stranger11", "after {what}");
+        client
+            .run("drop table pg_temp.mine; select pg_advisory_unlock_all(); unlisten *")
+            .await;
+        let others = [scene.wire().await, scene.wire().await].map(|mut other| async move { other.value(left).await });
         assert_eq!(
-            stranger.value(left).await,
-            "4MBeverybody00",
-            "after {}",
-            leave.escape_ascii()
+            futures_util::future::join_all(others).await,
+            ["4MBeverybody00", "4MBeverybody00"],
+            "after the end of {what}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_servers_own_limit_of_idleness_ends_the_session_in_the_servers_words() {
+    let scene = Scene::start("").await;
+    for (set, idles, code) in [
+        (
+            "set idle_in_transaction_session_timeout = '200ms'",
+            "begin; select 1",
+            "25P03",
+        ),
+        ("set idle_session_timeout = '200ms'", "listen news", "57P05"),
+    ] {
+        let mut client = scene.wire().await;
+        client.run(set).await;
+        client.run(idles).await;
+        let told = client.rest().await;
+        assert_eq!(codes(&told), [code], "{told:?}");
+        assert_eq!(told[0].field(b'S').as_deref(), Some("FATAL"));
+    }
+    // Who holds no connection has none that could end.
+    let mut client = scene.wire().await;
+    client.run("set idle_session_timeout = '100ms'").await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(client.value("/* pgsluice: primary */ select 1").await, "1");
+    drop(client);
+    scene.settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,6 +75,8 @@ pub struct SessionState {
     pub drew_on: Option<i32>,
     /// Something that pins it may be gone.
     pub may_unpin: bool,
+    /// It has run code that may have left something that pins it.
+    pub may_pin: bool,
     /// It has changed the settings with which sessions begin, as far as its block commits.
     pub alters_logins: bool,
 }
@@ -85,6 +87,8 @@ enum End {
     Left,
     /// The proxy ends it, with these words.
     Fatal(SessionError),
+    /// The server has ended it, with this error.
+    ByServer(Vec<u8>),
 }
 
 impl From<io::Error> for End {
@@ -139,6 +143,7 @@ impl ClientSession {
                 reads_sequences: false,
                 drew_on: None,
                 may_unpin: false,
+                may_pin: false,
                 alters_logins: false,
             },
         }
@@ -158,11 +163,15 @@ impl ClientSession {
         }
         // A connection in a block or with somebody's state on it is closed, not cleaned.
         self.phase = Phase::Idle;
-        if let End::Fatal(error) = end {
-            self.worker.shared.count_error(error.sqlstate());
-            let mut out = Vec::new();
-            error.fatal().encode_error(&mut out);
-            farewell(&mut self.client.stream, &out).await;
+        match end {
+            End::Left => {}
+            End::ByServer(error) => farewell(&mut self.client.stream, &error).await,
+            End::Fatal(error) => {
+                self.worker.shared.count_error(error.sqlstate());
+                let mut out = Vec::new();
+                error.fatal().encode_error(&mut out);
+                farewell(&mut self.client.stream, &out).await;
+            }
         }
     }
 
@@ -249,6 +258,7 @@ impl ClientSession {
                 match alive {
                     Alive::Yes => Ok(()),
                     Alive::No => self.held_connection_lost(),
+                    Alive::TimedOut(error) => Err(End::ByServer(error)),
                 }
             }
         }
@@ -400,13 +410,13 @@ impl ClientSession {
         {
             block.movable = Some(settle::begin_text(&plan.effects));
         }
-        if self.state.may_unpin && attached.block.is_none() {
-            self.state.may_unpin = false;
+        if attached.block.is_none() {
+            let may_unpin = std::mem::take(&mut self.state.may_unpin) && self.state.pins.can_be_asked_for();
             // A connection that is lost will be noticed by whoever uses it next.
-            if self.state.pins.can_be_asked_for()
+            if (std::mem::take(&mut self.state.may_pin) || may_unpin)
                 && let Ok(bonds) = attached.lease.conn().bonds().await
             {
-                self.state.pins.keep(bonds);
+                self.state.pins.follow(bonds);
             }
         }
         self.pass_on_overheard(&mut attached).await?;

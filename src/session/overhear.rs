@@ -13,6 +13,7 @@ use crate::cluster::{Cluster, Hint};
 use crate::pool::BackendConn;
 use crate::wire::backend::{ReplyScanner, Step, own_notification, parameter_status, put_parameter_status};
 use crate::wire::error_response::ErrorView;
+use crate::wire::sqlstate::SqlState;
 
 /// Notifications as whole messages, with the client's own process id in those that are by its own server process.
 pub fn in_clients_terms(notifications: &[u8], server: i32, client: i32) -> Vec<u8> {
@@ -29,13 +30,23 @@ pub fn in_clients_terms(notifications: &[u8], server: i32, client: i32) -> Vec<u
 }
 
 /// Whether the connection is still good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alive {
     /// It is.
     Yes,
     /// It isn't: the server has closed it, or is about to.
     No,
+    /// The server has ended the session, and not itself, with this FATAL error: one of its limits for sessions that do nothing.
+    TimedOut(Vec<u8>),
 }
+
+/// Limits of a server's on what a session may leave undone (manual, "Client Connection Defaults"): without a proxy, the client's connection
+/// would end.
+const TIMEOUTS: [SqlState; 3] = [
+    SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+    SqlState::TRANSACTION_TIMEOUT,
+    SqlState::IDLE_SESSION_TIMEOUT,
+];
 
 /// Passes on what has arrived in `bytes` to the client, reading on until the last message is whole.
 ///
@@ -61,8 +72,11 @@ pub async fn overhear(
                 }
                 Step::Incomplete => break,
                 Step::Malformed => return Ok(Alive::No),
-                Step::Message { tag: b'E', body, .. } => {
+                Step::Message { tag: b'E', body, end } => {
                     let code = ErrorView::parse(body).map(|error| error.code);
+                    if code.is_some_and(|code| TIMEOUTS.contains(&code)) {
+                        return Ok(Alive::TimedOut(bytes[at..end].to_vec()));
+                    }
                     tracing::debug!(
                         node = conn.node.index(),
                         ?code,

@@ -117,8 +117,8 @@ impl Pins {
                 == 0
     }
 
-    /// Those reasons remain of which the server says that they stand.
-    pub fn keep(&mut self, bonds: Bonds) {
+    /// Of the reasons that the server can tell of, those stand of which it says so.
+    pub fn follow(&mut self, bonds: Bonds) {
         let standing = [
             (PinReason::TemporaryTable, bonds.temporary_table),
             (PinReason::AdvisoryLock, bonds.advisory_lock),
@@ -127,7 +127,9 @@ impl Pins {
             (PinReason::Prepare, bonds.prepare),
         ];
         for (reason, stands) in standing {
-            if !stands {
+            if stands {
+                self.add(reason);
+            } else {
                 self.0 &= !(1 << reason as u16);
             }
         }

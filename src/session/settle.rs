@@ -38,6 +38,7 @@ pub(super) fn settle(
     follow_effects(state, attached, &effects, answer, asked);
     if plan.unknown_code {
         attached.lease.conn().suspect(attached.session);
+        state.may_pin = true;
     }
     if (plan.unknown || answer.unknown) && !answer.failed {
         state.pins.add(PinReason::Unknown);

@@ -37,6 +37,7 @@ named_states! {
     READ_ONLY_SQL_TRANSACTION = "25006", "read_only_sql_transaction";
     NO_ACTIVE_SQL_TRANSACTION = "25P01", "no_active_sql_transaction";
     IN_FAILED_SQL_TRANSACTION = "25P02", "in_failed_sql_transaction";
+    TRANSACTION_TIMEOUT = "25P04", "transaction_timeout";
     IDLE_IN_TRANSACTION_SESSION_TIMEOUT = "25P03", "idle_in_transaction_session_timeout";
     INVALID_SQL_STATEMENT_NAME = "26000", "invalid_sql_statement_name";
     INVALID_AUTHORIZATION_SPECIFICATION = "28000", "invalid_authorization_specification";
