@@ -1663,3 +1663,41 @@ async fn no_notification_is_lost_while_the_proxy_asks_for_itself() {
     let expected: Vec<String> = (0..60).map(|round| round.to_string()).collect();
     assert_eq!(heard, expected);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sql_executes_what_the_protocol_has_prepared() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let (mut client, mut other) = (scene.wire().await, scene.wire().await);
+    client
+        .run("create table executed (n int); insert into executed values (7)")
+        .await;
+    for (wire, factor) in [(&mut client, 10), (&mut other, 100)] {
+        let sql = format!("select n * {factor} * $1 from executed");
+        wire.ask(&batch(&[parse("Mine 1", &sql, &[23]), sync()])).await;
+    }
+    for (wire, product) in [(&mut client, "210"), (&mut other, "2100")] {
+        for text in ["execute \"Mine 1\" (3)", "/* again */ EXECUTE\n\"Mine 1\"(3)"] {
+            let answer = wire.query(text).await;
+            assert_eq!(firsts(&answer), [product], "{text}: {}", show(&answer));
+        }
+        let answer = wire.query("select 1; execute \"Mine 1\" (3); select 2").await;
+        assert_eq!(firsts(&answer), ["1", product, "2"], "{}", show(&answer));
+        let answer = wire
+            .ask(&batch(&[extended("execute \"Mine 1\" (3)", &[]), sync()]))
+            .await;
+        assert_eq!(firsts(&answer), [product], "{}", show(&answer));
+        let plan = wire.query("explain (costs off) execute \"Mine 1\" (3)").await;
+        assert_eq!(firsts(&plan), ["Seq Scan on executed"], "{}", show(&plan));
+        let copied = format!("create table copied_{product} as execute \"Mine 1\" (3)");
+        assert_eq!(codes(&wire.query(&copied).await), Vec::<String>::new());
+    }
+    assert_eq!(codes(&client.query("execute mine(3)").await), ["26000"]);
+    // What it does to the session is followed.
+    client
+        .ask(&batch(&[parse("locks", "select pg_advisory_lock(5)", &[]), sync()]))
+        .await;
+    client.run("execute locks").await;
+    assert_eq!(client.value("select pg_advisory_unlock(5)").await, "t");
+    drop((client, other));
+    scene.settled().await;
+}

@@ -88,7 +88,7 @@ enum End {
     /// The proxy ends it, with these words.
     Fatal(SessionError),
     /// The server has ended it, with this error.
-    ByServer(Vec<u8>),
+    ByServer(Box<[u8]>),
 }
 
 impl From<io::Error> for End {
@@ -163,14 +163,21 @@ impl ClientSession {
         }
         // A connection in a block or with somebody's state on it is closed, not cleaned.
         self.phase = Phase::Idle;
+        if let Some(words) = self.last_words(end) {
+            farewell(&mut self.client.stream, &words).await;
+        }
+    }
+
+    /// The error that tells the client why its session ends.
+    fn last_words(&self, end: End) -> Option<Box<[u8]>> {
         match end {
-            End::Left => {}
-            End::ByServer(error) => farewell(&mut self.client.stream, &error).await,
+            End::Left => None,
+            End::ByServer(error) => Some(error),
             End::Fatal(error) => {
                 self.worker.shared.count_error(error.sqlstate());
                 let mut out = Vec::new();
                 error.fatal().encode_error(&mut out);
-                farewell(&mut self.client.stream, &out).await;
+                Some(out.into())
             }
         }
     }

@@ -37,7 +37,7 @@ pub enum Alive {
     /// It isn't: the server has closed it, or is about to.
     No,
     /// The server has ended the session, and not itself, with this FATAL error: one of its limits for sessions that do nothing.
-    TimedOut(Vec<u8>),
+    TimedOut(Box<[u8]>),
 }
 
 /// Limits of a server's on what a session may leave undone (manual, "Client Connection Defaults"): without a proxy, the client's connection
@@ -75,7 +75,7 @@ pub async fn overhear(
                 Step::Message { tag: b'E', body, end } => {
                     let code = ErrorView::parse(body).map(|error| error.code);
                     if code.is_some_and(|code| TIMEOUTS.contains(&code)) {
-                        return Ok(Alive::TimedOut(bytes[at..end].to_vec()));
+                        return Ok(Alive::TimedOut(bytes[at..end].into()));
                     }
                     tracing::debug!(
                         node = conn.node.index(),

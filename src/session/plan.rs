@@ -206,6 +206,18 @@ impl Sum {
         }
     }
 
+    /// Names of statements that the client has prepared by the protocol stand in a text.
+    fn by_sql(&mut self, class: &StatementClass, statements: &Statements) {
+        for effect in &class.effects {
+            if let Effect::Execute { name } | Effect::Deallocate { name } = effect
+                && statements.named(name.as_bytes()).is_some()
+            {
+                self.translate = true;
+                self.unknown_code |= matches!(effect, Effect::Execute { .. });
+            }
+        }
+    }
+
     /// Everything that isn't known to be harmless.
     fn opaque(&mut self) {
         self.needs_server = true;
@@ -370,11 +382,7 @@ fn judge(
                 sum.translate |= request.len() > 1;
                 let class = classify(sql);
                 sum.runs(&class);
-                for effect in &class.effects {
-                    if let Effect::Deallocate { name } = effect {
-                        sum.translate |= statements.named(name.as_bytes()).is_some();
-                    }
-                }
+                sum.by_sql(&class, statements);
             }
             b'P' => {
                 let parse = frontend::parse(body).ok_or_else(|| malformed("Parse"))?;
@@ -387,11 +395,7 @@ fn judge(
                 } else {
                     sum.translate = true;
                 }
-                for effect in &class.effects {
-                    if let Effect::Deallocate { name } = effect {
-                        sum.translate |= statements.named(name.as_bytes()).is_some();
-                    }
-                }
+                sum.by_sql(&class, statements);
                 parsed.push((parse.name, class));
             }
             b'B' => {

@@ -333,6 +333,7 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, ro
         | Effect::SetTransaction { .. }
         | Effect::SetLocal { .. }
         | Effect::NeedsDatabaseAlone { .. }
+        | Effect::Execute { .. }
         | Effect::NextVal => {}
     }
 }

@@ -8,7 +8,7 @@ use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements, Unnamed};
 use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME, Shape};
-use crate::sql::{Effect, SqlContext, StatementClass, deallocated};
+use crate::sql::{Effect, SqlContext, StatementClass, prepared_names};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
 
@@ -235,18 +235,18 @@ impl Translator<'_> {
         }
     }
 
-    /// A text that deallocates statements which the client prepared by the protocol, with their names on the server, where they then are.
+    /// A text that executes or deallocates statements which the client prepared by the protocol, with their names on the server, where they then are.
     fn with_servers_names(
         &mut self,
         sql: &[u8],
         classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
     ) -> Option<Vec<u8>> {
-        let is_deallocate = |effect: &Effect| matches!(effect, Effect::Deallocate { .. });
-        if !classify(sql).effects.iter().any(is_deallocate) {
+        let names_statement = |effect: &Effect| matches!(effect, Effect::Execute { .. } | Effect::Deallocate { .. });
+        if !classify(sql).effects.iter().any(names_statement) {
             return None;
         }
         let (mut renamed, mut taken) = (Vec::with_capacity(sql.len() + 32), 0);
-        for (at, name) in deallocated(sql, self.context) {
+        for (at, name) in prepared_names(sql, self.context) {
             let Some(named) = self.statements.named(name.as_bytes()) else {
                 continue;
             };

@@ -80,6 +80,11 @@ pub enum Effect {
     DiscardPart,
     /// `DEALLOCATE ALL`.
     DeallocateAll,
+    /// EXECUTE, also by EXPLAIN or CREATE TABLE AS.
+    Execute {
+        /// The statement's name.
+        name: String,
+    },
     /// `DEALLOCATE name`.
     Deallocate {
         /// Folded as PostgreSQL folds identifiers.
@@ -230,6 +235,7 @@ impl fmt::Display for Effect {
             Effect::DiscardAll => f.write_str("discard all"),
             Effect::DiscardPart => f.write_str("discard part"),
             Effect::DeallocateAll => f.write_str("deallocate all"),
+            Effect::Execute { name } => write!(f, "execute {name}"),
             Effect::Deallocate { name } => write!(f, "deallocate {name}"),
             Effect::MayUnpin(reason) => write!(f, "may unpin {reason}"),
             Effect::NeedsDatabaseAlone { name } => write!(f, "needs database {name} alone"),

@@ -54,10 +54,10 @@ pub const MAX_LENGTH: usize = 16 * 1024;
 /// Statements of more tokens than this are not looked into.
 pub const MAX_TOKENS: usize = 4000;
 
-/// Where in `sql` the names of statements stand that it deallocates (manual, DEALLOCATE), and the names, folded as PostgreSQL folds
-/// identifiers.
-pub fn deallocated(sql: &[u8], context: &SqlContext) -> Vec<(std::ops::Range<usize>, String)> {
-    rules::session_state::deallocated(sql, context.plain_strings())
+/// Where in `sql` the names of prepared statements stand that it executes or deallocates (manual, EXECUTE and DEALLOCATE), and the names,
+/// folded as PostgreSQL folds identifiers.
+pub fn prepared_names(sql: &[u8], context: &SqlContext) -> Vec<(std::ops::Range<usize>, String)> {
+    rules::session_state::prepared_names(sql, context.plain_strings())
 }
 
 /// What of a session's state changes the meaning of its texts.

@@ -72,6 +72,12 @@ impl Verdict {
         self
     }
 
+    /// Adds which prepared statement it executes.
+    fn with_execute(mut self, statement: &Statement<'_>) -> Self {
+        self.effects.extend(session_state::execute(statement));
+        self
+    }
+
     /// A write for `doubt`, unless it is one for a reason that says more.
     pub(crate) fn unless_sure(mut self, doubt: Reason) -> Self {
         if self.access == Access::Read || self.reason == Reason::Unparsed {
@@ -193,7 +199,7 @@ fn head(statement: &Statement<'_>) -> (usize, Command) {
 pub(crate) fn judge(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
     match head(statement) {
         (_, Command::Query) => queries::query(statement, context, catalog),
-        (_, Command::Explain) => explain::explain(statement, context, catalog),
+        (_, Command::Explain) => explain::explain(statement, context, catalog).with_execute(statement),
         (_, Command::Copy) => queries::copy(statement, context, catalog),
         (_, Command::Dml(_)) => Verdict {
             unknown_code: queries::calls_unknown(statement, context, catalog),
@@ -227,6 +233,7 @@ pub(crate) fn judge_by_head(statement: &Statement<'_>) -> Verdict {
     } else {
         pinned
     }
+    .with_execute(statement)
 }
 
 /// `pg_temp` or `pg_temp_3`, as a name.

@@ -32,18 +32,41 @@ pub(super) fn session(statement: &Statement<'_>) -> Verdict {
     }
 }
 
-/// Where in `text` statements stand that are deallocated, and their names.
-pub(crate) fn deallocated(text: &[u8], plain_strings: PlainStrings) -> Vec<(Range<usize>, String)> {
+/// Where in `text` the names of prepared statements stand that are executed or deallocated, and the names.
+pub(crate) fn prepared_names(text: &[u8], plain_strings: PlainStrings) -> Vec<(Range<usize>, String)> {
     let statements = Statements::new(text, plain_strings);
-    let named = statements.filter(|statement| statement.is_word(0, "deallocate"));
-    named
+    statements
         .filter_map(|statement| {
-            let name = name_index(&statement);
+            let name = executed(&statement).or_else(|| {
+                let name = name_index(&statement);
+                (statement.is_word(0, "deallocate") && !statement.is_word(name, "all")).then_some(name)
+            })?;
             let token = statement.tokens.get(name)?;
-            let folded = statement.identifier(name).into_owned();
-            (!statement.is_word(name, "all")).then_some((token.start..token.end, folded))
+            Some((token.start..token.end, statement.identifier(name).into_owned()))
         })
         .collect()
+}
+
+/// Where the name stands in EXECUTE name, EXPLAIN … EXECUTE name, and CREATE TABLE … AS EXECUTE name.
+fn executed(statement: &Statement<'_>) -> Option<usize> {
+    let at = match statement.identifier(0).as_ref() {
+        "execute" => 0,
+        "explain" => (1..statement.len()).find(|&index| statement.is_word(index, "execute"))?,
+        "create" => {
+            let after_as = |&index: &usize| statement.is_word(index - 1, "as") && statement.is_word(index, "execute");
+            (1..statement.len()).find(after_as)?
+        }
+        _ => return None,
+    };
+    (at + 1 < statement.len()).then_some(at + 1)
+}
+
+/// The statement that it executes, if any.
+pub(super) fn execute(statement: &Statement<'_>) -> Option<Effect> {
+    let name = executed(statement)?;
+    Some(Effect::Execute {
+        name: statement.identifier(name).into_owned(),
+    })
 }
 
 /// DEALLOCATE [PREPARE] name
