@@ -54,6 +54,11 @@ async fn furnish(scene: &Scene, clients: usize) {
     scene.caught_up().await;
 }
 
+/// A time zone that no other client has, as POSIX writes one (manual, "POSIX Time Zone Specifications").
+fn zone_of(number: usize) -> String {
+    format!("<ZONE{number}>{}", number % 12)
+}
+
 /// How often a client of [`Honest`] writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Habit {
@@ -87,6 +92,7 @@ impl Honest {
         let wire = scene
             .wire_with(&[("application_name", &name), ("search_path", &path)])
             .await;
+        let zone = zone_of(number);
         let mut client = Honest {
             wire,
             number,
@@ -104,6 +110,7 @@ impl Honest {
             sync(),
         ];
         client.says(&prepares.concat(), "11Z", 'I', &[]).await;
+        client.does(&format!("set timezone = '{zone}'"), 'I').await;
         client
     }
 
@@ -117,6 +124,7 @@ impl Honest {
     async fn hears(&mut self, bytes: &[u8], shape: &str, status: char, values: &[&str]) {
         let answer = self.wire.answer().await;
         let told = parameter(&answer, "application_name");
+        let zone = parameter(&answer, "TimeZone");
         let others: String = tags(&answer).chars().filter(|tag| *tag != 'S').collect();
         let cells: Vec<String> = rows(&answer)
             .into_iter()
@@ -128,7 +136,8 @@ impl Honest {
             others == shape
                 && cells == values
                 && ready == Some(vec![status as u8])
-                && told.as_ref().is_none_or(|told| *told == self.name),
+                && told.as_ref().is_none_or(|told| *told == self.name)
+                && zone.is_none_or(|zone| zone == zone_of(self.number)),
             "client {} ({}, schema {}, step {}) expected {shape} {status} {values:?} to\n  {}\nand got\n  {}",
             self.number,
             self.name,
@@ -235,8 +244,9 @@ impl Honest {
 
     async fn looks_at_its_settings_on_a_standby(&mut self) {
         let (name, schema) = (self.name.clone(), format!("s{}", self.schema));
-        let sql = "/* pgsluice: standby */ select current_setting('application_name'), current_setting('search_path')";
-        self.reads(sql, 'I', &[&name, &schema]).await;
+        let sql = "/* pgsluice: standby */ select current_setting('application_name'), current_setting('search_path'), \
+            current_setting('timezone')";
+        self.reads(sql, 'I', &[&name, &schema, &zone_of(self.number)]).await;
     }
 
     async fn reads_in_a_read_only_block(&mut self) {
@@ -359,12 +369,15 @@ impl Census {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_of_clients_share_twenty_connections_and_see_only_their_own() {
-    const IDLE: usize = 2000;
+async fn ten_thousand_clients_share_twenty_connections_and_see_only_their_own() {
+    const IDLE: usize = 10_000;
     const BUSY: usize = 200;
     const SIZE: usize = 20;
     room_for_files(IDLE as u64 + BUSY as u64 + 200);
-    let scene = Scene::start(&format!("[pool]\nsize = {SIZE}\n{PATIENT_MONITOR}")).await;
+    let scene = Scene::start(&format!(
+        "[pool]\nsize = {SIZE}\n{PATIENT_MONITOR}[listen]\nmax_clients = 20000\n"
+    ))
+    .await;
     furnish(&scene, IDLE + BUSY).await;
     scene.serves().await;
     let mut census = Census::start(&scene, SIZE).await;
@@ -393,7 +406,7 @@ async fn thousands_of_clients_share_twenty_connections_and_see_only_their_own() 
         .collect()
         .await;
     let prepared = per_idle(scene.memory_kb());
-    println!("{prepared:.1} KB for each with two prepared statements and two settings");
+    println!("{prepared:.1} KB for each with two prepared statements and three settings");
     assert!(prepared < 32.0, "an idle client with statements costs {prepared:.1} KB");
     let mut busy = Vec::new();
     for number in IDLE..IDLE + BUSY {
