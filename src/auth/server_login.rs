@@ -234,3 +234,59 @@ pub async fn cancel(address: &NodeAddress, tls: &NodeTlsConnector, pid: i32, key
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn packet(tcp: &mut TcpStream) -> Vec<u8> {
+        let length = tcp.read_u32().await.expect("a length");
+        let mut body = vec![0; length as usize - 4];
+        tcp.read_exact(&mut body).await.expect("a packet");
+        body
+    }
+
+    #[tokio::test]
+    async fn a_node_that_speaks_3_2_gets_its_long_key_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = NodeAddress {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().expect("an address").port(),
+        };
+        let key: Vec<u8> = (0..=255).collect();
+        let node = tokio::spawn({
+            let key = key.clone();
+            async move {
+                let (mut tcp, _) = listener.accept().await.expect("a login");
+                let asked = packet(&mut tcp).await;
+                assert_eq!(asked[..4], 0x0003_0002_u32.to_be_bytes());
+                let mut answer = b"R\0\0\0\x08\0\0\0\0K\0\0\x01\x08\0\0\0\x07".to_vec();
+                answer.extend_from_slice(&key);
+                answer.extend_from_slice(b"Z\0\0\0\x05I");
+                tcp.write_all(&answer).await.expect("an answer");
+                let (mut tcp, _) = listener.accept().await.expect("a cancel request");
+                packet(&mut tcp).await
+            }
+        });
+        let tls = NodeTlsConnector::disabled();
+        let login = ServerLogin {
+            address: &address,
+            user: "u",
+            database: "d",
+            parameters: &[],
+            secret: None,
+            tls: &tls,
+            timeout: Duration::from_secs(30),
+        };
+        let session = connect(login).await.expect("a session");
+        assert_eq!((session.pid, &session.secret_key), (7, &key));
+        cancel(&address, &tls, session.pid, &session.secret_key)
+            .await
+            .expect("the node has taken it");
+        let request = node.await.expect("no panic");
+        assert_eq!(request[..8], [0x04, 0xd2, 0x16, 0x2e, 0, 0, 0, 7]);
+        assert_eq!(request[8..], key);
+    }
+}

@@ -72,6 +72,7 @@ impl Exchange {
             match (tag, &phase) {
                 (b'E', _) => return Err(ServerLoginError::refused(body)),
                 (b'N', _) => {}
+                // An older version of the protocol: what 3.2 adds is a longer key, and that comes or doesn't.
                 (b'v', Phase::Asked) => {}
                 (b'R', _) => phase = self.authenticate(phase, &body, login.user, login.secret).await?,
                 (b'S', Phase::LoggedIn) => self.note_parameter(&body)?,

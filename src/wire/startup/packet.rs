@@ -108,11 +108,12 @@ pub fn negotiate_version_message(newest_minor: u16, unsupported_options: &[Strin
     }
 }
 
-/// StartupMessage for protocol 3.0, as a client sends it. `None` if a zero byte in a name or value would make another packet of it.
+/// StartupMessage for protocol 3.2, as a client sends it; a server that knows no more than 3.0 says so and goes on (manual, "Message Formats",
+/// NegotiateProtocolVersion). `None` if a zero byte in a name or value would make another packet of it.
 pub fn encode_startup(parameters: &[(&str, &str)], out: &mut Vec<u8>) -> Option<()> {
     let start = out.len();
     out.put_u32(0);
-    out.put_u32(0x0003_0000);
+    out.put_u32(0x0003_0002);
     for (name, value) in parameters {
         if name.is_empty() || name.contains('\0') || value.contains('\0') {
             return None;
