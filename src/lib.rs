@@ -8,6 +8,7 @@
 //! | [`admin`] · [`lab`] | people around it: HTTP, status · the five-step cluster |
 //! | [`session`] | one client's life: the loop, requests, relaying, retrying |
 //! | [`route`] · [`pool`] | where a statement goes (pure) · server connections |
+//! | [`catalog`] | what each database's functions, views and types do, kept up to date |
 //! | [`cluster`] | what the nodes are: monitor, election (pure), freshness (pure), the routing table |
 //! | [`auth`] · [`sql`] | logins on both sides · what a statement is (pure) |
 //! | [`wire`] | the protocol's bytes |
@@ -15,6 +16,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod catalog;
 pub mod cluster;
 pub mod config;
 pub mod lab;

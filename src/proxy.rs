@@ -28,7 +28,8 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::auth::userlist::{UserList, UserListError};
-use crate::cluster::{Cluster, StartError};
+use crate::catalog::{self, Catalogs, Keeping};
+use crate::cluster::{Asker, Cluster, StartError};
 use crate::config::Config;
 use crate::metrics::{self, Metrics};
 use crate::pool::{Pools, REAP_INTERVAL};
@@ -78,7 +79,8 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
     raise_descriptor_limit();
     let started = Instant::now();
     let listeners = listen(&config)?;
-    let shared = Arc::new(shared(&config)?);
+    let (catalogs, fresh) = Catalogs::new();
+    let shared = Arc::new(shared(&config, catalogs)?);
     let listening: Vec<SocketAddr> = listeners
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
@@ -89,6 +91,12 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
 
     tokio::spawn(fence::run(Arc::clone(&shared)));
     tokio::spawn(reap(Arc::clone(&shared)));
+    tokio::spawn(catalog::keep(
+        fresh,
+        Asker::new(&config, &shared.node_tls),
+        shared.cluster.clone(),
+        keeping(&shared),
+    ));
     {
         let metrics = shared.metrics.clone();
         tokio::spawn(async move { metrics.run_upkeep(Duration::from_secs(1)).await });
@@ -142,7 +150,7 @@ async fn admin_listener(config: &Config) -> Result<Option<TcpListener>, ProxyErr
     }
 }
 
-fn shared(config: &Arc<Config>) -> Result<Shared, ProxyError> {
+fn shared(config: &Arc<Config>, catalogs: Catalogs) -> Result<Shared, ProxyError> {
     let node_tls = NodeTlsConnector::new(&config.cluster.tls)?;
     let metrics = Metrics::new();
     let names: Vec<String> = config.cluster.nodes.iter().map(|node| node.name.clone()).collect();
@@ -165,6 +173,7 @@ fn shared(config: &Arc<Config>) -> Result<Shared, ProxyError> {
             config.pool.clone(),
             config.listen.threads,
         ),
+        catalogs,
         cancels: Arc::default(),
         users: ArcSwap::from_pointee(users(config)?),
         tls: ArcSwapOption::from(client_tls(config)?),
@@ -175,6 +184,18 @@ fn shared(config: &Arc<Config>) -> Result<Shared, ProxyError> {
         counters: Counters::new(&metrics, &names),
         metrics,
     })
+}
+
+/// What the keeper of names needs to know, as it is configured now.
+fn keeping(shared: &Arc<Shared>) -> impl Fn() -> Keeping + Clone + use<> {
+    let shared = Arc::clone(shared);
+    move || {
+        let routing = &shared.config.load().routing;
+        Keeping {
+            refresh: routing.catalog_refresh,
+            read_only_functions: routing.read_only_functions.clone(),
+        }
+    }
 }
 
 fn users(config: &Config) -> Result<UserList, UserListError> {

@@ -242,6 +242,9 @@ impl Lab {
                 client_idle_timeout: None,
             },
             routing: config::Routing {
+                mode: config::RoutingMode::Split,
+                read_only_functions: Vec::new(),
+                catalog_refresh: Duration::from_secs(60),
                 consistency: config::Consistency::ReadYourWrites,
                 max_lag: Duration::from_secs(10),
                 read_from_primary: config::ReadFromPrimary::Fallback,

@@ -116,7 +116,7 @@ fn manual_row(key: &Key) -> String {
 fn in_toml(kind: &Kind, text: &str) -> String {
     match kind {
         Kind::Flag | Kind::Count(..) => text.to_owned(),
-        Kind::Addresses => format!("[\"{text}\"]"),
+        Kind::Addresses | Kind::Texts => format!("[\"{text}\"]"),
         Kind::Text
         | Kind::Secret
         | Kind::Address
@@ -134,6 +134,7 @@ fn takes(kind: &Kind) -> String {
         Kind::Text | Kind::Secret => "text".to_owned(),
         Kind::Address => "address".to_owned(),
         Kind::Addresses => "list of addresses".to_owned(),
+        Kind::Texts => "list of texts".to_owned(),
         Kind::File => "file that is there".to_owned(),
         Kind::FutureFile => "file".to_owned(),
         Kind::Flag => "`true` or `false`".to_owned(),

@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["wire"],
     &["auth", "sql"],
     &["cluster"],
+    &["catalog"],
     &["route", "pool"],
     &["session"],
     &["admin", "lab"],

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use pgsluice::sql::{Access, ClassCache, SqlContext, classify};
+use pgsluice::sql::{Access, BuiltIn, ClassCache, SqlContext, classify};
 use serde_json::Value;
 
 struct Row {
@@ -83,7 +83,7 @@ fn the_cache_answers_as_classify_does() {
     let Some(rows) = corpus() else { return };
     let mut cache = ClassCache::new(1000, 1 << 20);
     for row in &rows {
-        let class = cache.classify(row.sql.as_bytes(), &SqlContext::default());
+        let class = cache.classify(row.sql.as_bytes(), &SqlContext::default(), &BuiltIn, 0);
         assert_eq!(
             *class,
             classify(row.sql.as_bytes(), &SqlContext::default()),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pgsluice::sql::{Access, ClassCache, MAX_LENGTH, SqlContext, classify};
+use pgsluice::sql::{Access, BuiltIn, ClassCache, MAX_LENGTH, SqlContext, classify};
 use proptest::prelude::*;
 
 const CONTEXTS: [SqlContext; 3] = [
@@ -162,7 +162,7 @@ fn mutated_statements_do_not_panic() {
             let class = classify(&sql, context);
             slowest = slowest.max(started.elapsed());
             assert_eq!(
-                *cache.classify(&sql, context),
+                *cache.classify(&sql, context, &BuiltIn, 0),
                 class,
                 "{}",
                 String::from_utf8_lossy(&sql)
@@ -235,11 +235,11 @@ fn one_fingerprint_is_one_class() {
     for seed in &seeds {
         for context in &CONTEXTS {
             let mut cache = ClassCache::new(10, 1 << 20);
-            let first = cache.classify(seed.as_bytes(), context);
+            let first = cache.classify(seed.as_bytes(), context, &BuiltIn, 0);
             for variant in 0..3 {
                 let varied = vary(seed, variant, &mut dice);
                 let misses = cache.misses();
-                let cached = cache.classify(varied.as_bytes(), context);
+                let cached = cache.classify(varied.as_bytes(), context, &BuiltIn, 0);
                 if cache.misses() == misses {
                     compared += 1;
                     assert_eq!(*cached, classify(varied.as_bytes(), context), "{seed}\n--\n{varied}");

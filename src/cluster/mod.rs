@@ -23,6 +23,7 @@ pub mod state_file;
 
 mod activity;
 mod announce;
+mod asker;
 mod coordinator;
 mod monitor;
 mod probe_connection;
@@ -41,6 +42,7 @@ use crate::config::{Config, NodeConfig};
 use crate::wire::tls::NodeTlsConnector;
 
 use activity::Activity;
+pub use asker::{Asker, Unanswered};
 use coordinator::Coordinator;
 use knowledge::Knowledge;
 pub use lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
@@ -99,11 +101,7 @@ impl Cluster {
         let (sender, events) = mpsc::channel(EVENTS_QUEUED);
         let (remember, to_write) = watch::channel(remembered);
         // One secret for all, so that what is derived from it is derived once.
-        let secret = config
-            .monitor
-            .password
-            .as_ref()
-            .map(|password| NodeSecret::plain(&password.0));
+        let secret = secret_of(config);
         let target = |node| target(config, node, tls, secret.clone());
         let targets: Vec<Target> = config.cluster.nodes.iter().map(target).collect();
 
@@ -206,6 +204,11 @@ fn pace(config: &Config) -> Pace {
         idle_interval: config.monitor.idle_interval.max(config.monitor.interval),
         timeout: config.monitor.timeout,
     }
+}
+
+fn secret_of(config: &Config) -> Option<NodeSecret> {
+    let password = config.monitor.password.as_ref();
+    password.map(|password| NodeSecret::plain(&password.0))
 }
 
 fn target(config: &Config, node: &NodeConfig, tls: &NodeTlsConnector, secret: Option<NodeSecret>) -> Target {

@@ -1,6 +1,6 @@
 //! A monitor's connection: logs in, sends one simple Query at a time, and notices when the server says good-bye.
 //!
-//! Bounded: an answer is at most [`MAX_MESSAGE`] a message and [`MAX_ROWS`] rows, and whoever calls sets the deadline. After any
+//! Bounded: an answer is at most so long a message and so many rows ([`Bounds`]), and whoever calls sets the deadline. After any
 //! error the connection is of no use any more.
 
 use std::io;
@@ -20,10 +20,18 @@ use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
 use crate::wire::tls::NodeTlsConnector;
 
-/// No message of an answer to us is longer.
-const MAX_MESSAGE: usize = 64 * 1024;
-/// No answer to us has more rows.
-const MAX_ROWS: usize = 16;
+/// No message of an answer to us is longer, and no answer has more rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) message: usize,
+    pub(super) rows: usize,
+}
+
+/// Of the monitor's own questions.
+const BOUNDS: Bounds = Bounds {
+    message: 64 * 1024,
+    rows: 16,
+};
 
 /// Where and as whom to log in.
 #[derive(Debug, Clone)]
@@ -41,6 +49,7 @@ pub(super) struct Target {
 pub(super) struct ProbeConnection {
     stream: Stream,
     received: BytesMut,
+    bounds: Bounds,
 }
 
 /// What went wrong with a question.
@@ -76,12 +85,18 @@ impl ProbeConnection {
             Ok(session) => Ok(ProbeConnection {
                 stream: session.stream,
                 received: BytesMut::new(),
+                bounds: BOUNDS,
             }),
             Err(error) => Err(Unreachable {
                 kind: kind_of_login_failure(&error),
                 message: Arc::from(error.to_string()),
             }),
         }
+    }
+
+    /// The same connection for longer answers.
+    pub(super) fn with_bounds(self, bounds: Bounds) -> ProbeConnection {
+        ProbeConnection { bounds, ..self }
     }
 
     /// Asks [`probe::STATEMENT`]; once more if the server left recovery while it answered.
@@ -127,7 +142,7 @@ impl ProbeConnection {
                 }
             };
             match tag {
-                b'D' if rows.len() < MAX_ROWS => rows.push(row(body)?),
+                b'D' if rows.len() < self.bounds.rows => rows.push(row(body)?),
                 b'D' => return Err(AskError::Unexpected("too many rows".into())),
                 b'E' => failure = Some(sql_error(&body)),
                 b'Z' => return failure.map_or(Ok(rows), Err),
@@ -155,7 +170,7 @@ impl ProbeConnection {
             if let Some(header) = self.received.first_chunk::<5>() {
                 let [tag, length @ ..] = *header;
                 let length = u32::from_be_bytes(length) as usize;
-                if !(4..=MAX_MESSAGE).contains(&length) {
+                if !(4..=self.bounds.message).contains(&length) {
                     return Err(AskError::Unexpected(format!("a message of {length} bytes")));
                 }
                 if self.received.len() > length {

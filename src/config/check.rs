@@ -11,7 +11,7 @@ use super::reader::Reader;
 use super::units::{parse_address, parse_listen, show_duration};
 use super::{
     Admin, Auth, AuthMethod, Cluster, Config, Consistency, Failover, Listen, ListenTls, Monitor, NodeAddress,
-    NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, Routing, Secret, SslMode,
+    NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, Routing, RoutingMode, Secret, SslMode,
 };
 
 /// Checks everything, whatever is found on the way. `folder` is where relative paths start.
@@ -358,6 +358,13 @@ fn routing(reader: &mut Reader<'_>, monitor: &Monitor) -> Routing {
         consistency: reader.choice("routing.consistency", Consistency::from_name),
         max_lag,
         read_from_primary: reader.choice("routing.read_from_primary", ReadFromPrimary::from_name),
+        mode: reader.choice("routing.mode", RoutingMode::from_name),
+        read_only_functions: reader
+            .texts("routing.read_only_functions")
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect(),
+        catalog_refresh: reader.duration("routing.catalog_refresh"),
     }
 }
 

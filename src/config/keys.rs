@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{AuthMethod, Consistency, PoolMode, Promote, ReadFromPrimary, SslMode};
+use super::{AuthMethod, Consistency, PoolMode, Promote, ReadFromPrimary, RoutingMode, SslMode};
 
 /// One key.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub enum Kind {
     Address,
     /// A list of `host:port`.
     Addresses,
+    /// A list of texts.
+    Texts,
     /// The path of a file that must be there.
     File,
     /// The path of a file that may appear later.
@@ -63,7 +65,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-use Kind::{Address, Addresses, Choice, Count, File, Flag, FutureFile, Secret, Span, Text};
+use Kind::{Address, Addresses, Choice, Count, File, Flag, FutureFile, Secret, Span, Text, Texts};
 use Unset::{Is, Means};
 
 macro_rules! keys {
@@ -162,6 +164,8 @@ keys! {
     "pool.client_idle_timeout": Span(Duration::ZERO, YEAR), Is("0ms"),
         "A client outside a block that asks for nothing for longer is disconnected (57P05). `0ms` is no limit.";
 
+    "routing.mode": Choice { names: RoutingMode::NAMES, not_yet: &[] }, Is("split"),
+        "Whether reads go to standbys, or everything goes to the primary and what would have gone to a standby is only counted.";
     "routing.consistency": Choice { names: Consistency::NAMES, not_yet: &[] }, Is("read_your_writes"),
         "What a read on a standby must see. A session can choose its own with `SET pgsluice.consistency`.";
     "routing.max_lag": Span(MS, YEAR), Is("10s"),
@@ -172,6 +176,10 @@ keys! {
         "Whether the primary takes reads: never, when no standby is fit, or also when some are.";
     "routing.defer_begin": Flag, Is("false"),
         "Start plain transactions on a standby and move them at their first write. Only `false` is supported so far.";
+    "routing.read_only_functions": Texts, Means("none"),
+        "Functions of your own that are VOLATILE and yet only read, as `name` or `schema.name`: calls of them may go to standbys.";
+    "routing.catalog_refresh": Span(SECOND, YEAR), Is("1min"),
+        "How long a change to functions, views and types that was made past pgsluice may go unnoticed. What goes through it is noticed at once.";
     "routing.balancer": Choice { names: &["power_of_two_choices"], not_yet: &[] }, Is("power_of_two_choices"),
         "How one of several fit standbys is chosen.";
 

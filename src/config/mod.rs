@@ -296,6 +296,21 @@ pub struct Routing {
     pub max_lag: Duration,
     /// When the primary takes reads.
     pub read_from_primary: ReadFromPrimary,
+    /// Whether reads are spread.
+    pub mode: RoutingMode,
+    /// VOLATILE functions that only read: `schema.name`, or a name in any schema.
+    pub read_only_functions: Vec<String>,
+    /// How long a change to a database's functions and views that was made past the proxy may go unnoticed.
+    pub catalog_refresh: Duration,
+}
+
+/// Whether reads are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoutingMode {
+    /// Reads go to standbys.
+    Split,
+    /// Everything goes to the primary, and what would have gone to a standby is counted.
+    Observe,
 }
 
 /// Consistency levels, weakest first.

@@ -66,7 +66,7 @@ impl Overrides {
             .iter()
             .filter_map(|(key, text)| {
                 let texts = match key.kind {
-                    super::keys::Kind::Addresses => split(text),
+                    super::keys::Kind::Addresses | super::keys::Kind::Texts => split(text),
                     _ => vec![text.clone()],
                 };
                 Some((key.path, Place::Variable(key.variable()?), texts))

@@ -19,6 +19,10 @@ pub enum RouteReason {
     PrimaryAlso,
     /// `linearizable`: only the primary is certain to have everything.
     Linearizable,
+    /// A read by its text, but a standby has refused the same before.
+    RefusedBefore,
+    /// A read that could go to a standby, if `[routing] mode` weren't `observe`.
+    Observed,
     /// A standby refused it, or failed, and the primary runs it again.
     Retried,
     /// The session holds a connection: an open transaction block, or state that can't be moved.
@@ -27,7 +31,7 @@ pub enum RouteReason {
 
 impl RouteReason {
     /// Every reason.
-    pub const ALL: [RouteReason; 10] = [
+    pub const ALL: [RouteReason; 12] = [
         RouteReason::NeedsPrimary,
         RouteReason::Read,
         RouteReason::HintStandby,
@@ -36,6 +40,8 @@ impl RouteReason {
         RouteReason::NotFreshEnough,
         RouteReason::PrimaryAlso,
         RouteReason::Linearizable,
+        RouteReason::RefusedBefore,
+        RouteReason::Observed,
         RouteReason::Retried,
         RouteReason::Attached,
     ];
@@ -51,6 +57,8 @@ impl RouteReason {
             RouteReason::NotFreshEnough => "not_fresh_enough",
             RouteReason::PrimaryAlso => "primary_also",
             RouteReason::Linearizable => "linearizable",
+            RouteReason::RefusedBefore => "refused_before",
+            RouteReason::Observed => "observed",
             RouteReason::Retried => "retried",
             RouteReason::Attached => "attached",
         }

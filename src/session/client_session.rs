@@ -32,7 +32,8 @@ use super::retry::Verdict;
 use super::settle;
 use super::statements::Statements;
 use super::worker::{Present, Worker};
-use crate::config::{Config, PoolMode};
+use crate::catalog::{Change, DatabaseNames, Names};
+use crate::config::{Config, PoolMode, RoutingMode};
 use crate::pool::{PrincipalPools, SettingValue, Settings};
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
@@ -48,6 +49,13 @@ pub struct ClientSession {
     present: Present,
     client: ClientLink,
     principal: Arc<PrincipalPools>,
+    catalog: Arc<DatabaseNames>,
+    /// What the names in its texts mean.
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "counting references to what all workers share would cost each statement two contended writes"
+    )]
+    names: Rc<Arc<Names>>,
     registered: Registered,
     phase: Phase,
     pub(super) state: SessionState,
@@ -77,6 +85,8 @@ pub struct SessionState {
     pub may_unpin: bool,
     /// It has run code that may have left something that pins it.
     pub may_pin: bool,
+    /// It has changed what names mean, as far as its block commits.
+    pub change: Option<Change>,
     /// It has changed the settings with which sessions begin, as far as its block commits.
     pub alters_logins: bool,
 }
@@ -125,11 +135,15 @@ impl ClientSession {
         registered: Registered,
     ) -> ClientSession {
         let pg_catalog_first = settle::pg_catalog_first(&settings);
+        let catalog = worker.shared.catalogs.of(&principal.login.database);
+        let names = Rc::new(catalog.current());
         ClientSession {
             worker: Rc::clone(worker),
             present,
             client: ClientLink::new(client, Rc::clone(&worker.buffers)),
             principal,
+            catalog,
+            names,
             registered,
             phase: Phase::Idle,
             state: SessionState {
@@ -144,6 +158,7 @@ impl ClientSession {
                 drew_on: None,
                 may_unpin: false,
                 may_pin: false,
+                change: None,
                 alters_logins: false,
             },
         }
@@ -293,6 +308,17 @@ impl ClientSession {
         }
     }
 
+    /// Names may mean something else by now, also those in statements that were prepared before.
+    fn look_up_names(&mut self) {
+        if self.catalog.is_current(&self.names) {
+            return;
+        }
+        self.names = Rc::new(self.catalog.current());
+        let (worker, names) = (&self.worker, &self.names);
+        let classify = |sql: &[u8], context: &SqlContext| worker.classify(sql, context, names);
+        self.state.statements.reclassify(classify);
+    }
+
     /// What the names in this session's texts mean, for telling its prepared statements from those of others. Temporary tables are its own.
     fn statement_scope(&self) -> Cow<'static, str> {
         if self.state.pins.has(PinReason::TemporaryTable) {
@@ -322,9 +348,13 @@ impl ClientSession {
 
     async fn carry_out(&mut self, unit: Unit) -> Result<(), End> {
         let arrived = Instant::now();
+        if matches!(self.phase, Phase::Idle) {
+            self.state.change = None; // A block that was lost has changed nothing.
+        }
+        self.look_up_names();
         let context = self.sql_context();
-        let worker = Rc::clone(&self.worker);
-        let classify = |sql: &[u8]| worker.classify(sql, &context);
+        let (worker, names) = (Rc::clone(&self.worker), Rc::clone(&self.names));
+        let classify = |sql: &[u8]| worker.classify(sql, &context, &names);
         let plan = plan(&unit, self.client.inbox.bytes(), &mut self.state.statements, classify)
             .map_err(|violation| End::Fatal(SessionError::Protocol(violation.0)))?;
         self.worker.shared.cluster.note_statement();
@@ -335,6 +365,9 @@ impl ClientSession {
             let error = SessionError::TooManyStatements(Statements::LIMIT >> 20);
             return self.report(error, &plan, &unit.frames).await;
         }
+        if plan.ddl && self.state.change.is_none() {
+            self.state.change = Some(self.catalog.change());
+        }
         if plan.begins && worker.shared.config.load().pool.mode == PoolMode::Statement {
             return self.report(SessionError::NoBlocks, &plan, &unit.frames).await;
         }
@@ -344,6 +377,14 @@ impl ClientSession {
             }
         }
         let mut plan = plan;
+        if plan.want == Want::Read && self.catalog.refusals.knows(plan.fingerprint) {
+            plan.want = Want::Primary(RouteReason::RefusedBefore);
+        }
+        if matches!(plan.want, Want::Read | Want::Standby)
+            && worker.shared.config.load().routing.mode == RoutingMode::Observe
+        {
+            plan.want = Want::Primary(RouteReason::Observed);
+        }
         if plan.begins
             && matches!(plan.want, Want::Read)
             && self.state.settings.value("default_transaction_isolation").is_some()
@@ -433,6 +474,12 @@ impl ClientSession {
                 (true, false) => self.worker.shared.counters.pin(reason, -1.0),
                 (false, false) | (true, true) => {}
             }
+        }
+        if attached.block.is_none() {
+            if later.iter().any(|class| class.ddl) {
+                drop(self.catalog.change());
+            }
+            self.state.change = None;
         }
         if self.state.alters_logins && attached.block.is_none() {
             self.state.alters_logins = false;

@@ -215,7 +215,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             return;
         };
         let class = (self.classify)(parse.sql);
-        self.parties.statements.set_unnamed(parse.sql, parse.types, class);
+        self.parties
+            .statements
+            .set_unnamed(parse.sql, parse.types, class, *self.parties.context);
     }
 
     /// From here on the unit can't run again.

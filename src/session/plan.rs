@@ -49,6 +49,10 @@ pub struct Plan {
     pub executes: u32,
     /// What it leaves behind can't be known.
     pub unknown: bool,
+    /// It may change what names mean.
+    pub ddl: bool,
+    /// The one statement that runs in it, if its text has a fingerprint; else 0.
+    pub fingerprint: u64,
     /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
     pub block_safe: bool,
     /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
@@ -121,6 +125,8 @@ struct Sum {
     sequence_state: bool,
     inserts: bool,
     unknown_code: bool,
+    ddl: bool,
+    fingerprint: u64,
     executes: u32,
     copies: bool,
     ends: bool,
@@ -142,6 +148,8 @@ impl Sum {
             sequence_state: false,
             inserts: false,
             unknown_code: false,
+            ddl: false,
+            fingerprint: 0,
             executes: 0,
             copies: false,
             ends: false,
@@ -189,6 +197,8 @@ impl Sum {
             )
         });
         self.unknown_code |= class.unknown_code;
+        self.ddl |= class.ddl;
+        self.fingerprint = if self.executes == 1 { class.fingerprint } else { 0 };
         self.copies |= matches!(class.reason, Reason::Verb("COPY"));
         if class.access == Access::Write && !(class.hint == Some(Hint::Standby) && class.standby_by_hint) {
             self.access = Access::Write;
@@ -288,6 +298,8 @@ pub fn plan(
                 unknown_code: sum.unknown_code || !closed,
                 executes: sum.executes,
                 unknown: sum.unknown,
+                ddl: sum.ddl,
+                fingerprint: sum.fingerprint,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
             },
@@ -316,6 +328,8 @@ pub fn plan(
                 unknown_code: before.unknown_code || sum.unknown_code,
                 executes: before.executes + sum.executes,
                 unknown: false,
+                ddl: before.ddl || sum.ddl,
+                fingerprint: 0,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,
             },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::pool::{Prepared, PreparedRegistry, SERVER_NAME, Shape};
-use crate::sql::StatementClass;
+use crate::sql::{SqlContext, StatementClass};
 
 /// A named statement.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub struct Named {
     pub prepared: Arc<Prepared>,
     /// What it is.
     pub class: Arc<StatementClass>,
+    /// How its text was read.
+    pub context: SqlContext,
     /// What the client was told that it takes and returns, once it has asked.
     pub told: Option<Shape>,
 }
@@ -27,15 +29,18 @@ pub struct Unnamed {
     pub types: Vec<u8>,
     /// What it is.
     pub class: Arc<StatementClass>,
+    /// How its text was read.
+    context: SqlContext,
 }
 
 impl Unnamed {
     /// With copies of its text and types.
-    pub fn new(sql: &[u8], types: &[u8], class: Arc<StatementClass>) -> Unnamed {
+    pub fn new(sql: &[u8], types: &[u8], class: Arc<StatementClass>, context: SqlContext) -> Unnamed {
         Unnamed {
             sql: sql.to_vec(),
             types: types.to_vec(),
             class,
+            context,
         }
     }
 }
@@ -87,7 +92,7 @@ impl Statements {
     }
 
     /// The client has parsed a new unnamed statement, for certain: the buffers of the one it had are used again.
-    pub fn set_unnamed(&mut self, sql: &[u8], types: &[u8], class: Arc<StatementClass>) {
+    pub fn set_unnamed(&mut self, sql: &[u8], types: &[u8], class: Arc<StatementClass>, context: SqlContext) {
         match &mut self.unnamed {
             Some(old) if old.sql.capacity() <= KEEP || sql.len() > KEEP => {
                 old.sql.clear();
@@ -95,8 +100,19 @@ impl Statements {
                 old.types.clear();
                 old.types.extend_from_slice(types);
                 old.class = class;
+                old.context = context;
             }
-            other => *other = Some(Unnamed::new(sql, types, class)),
+            other => *other = Some(Unnamed::new(sql, types, class, context)),
+        }
+    }
+
+    /// Names in the texts may mean something else by now.
+    pub fn reclassify(&mut self, classify: impl Fn(&[u8], &SqlContext) -> Arc<StatementClass>) {
+        for named in self.named.values_mut() {
+            named.class = classify(&named.prepared.sql, &named.context);
+        }
+        if let Some(unnamed) = &mut self.unnamed {
+            unnamed.class = classify(&unnamed.sql, &unnamed.context);
         }
     }
 

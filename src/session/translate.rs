@@ -131,7 +131,7 @@ impl Translator<'_> {
         let renamed = self.with_servers_names(parse.sql, classify);
         if parse.name.is_empty() {
             *self.unnamed_is_ours = true;
-            let unnamed = Unnamed::new(parse.sql, parse.types, classify(parse.sql));
+            let unnamed = Unnamed::new(parse.sql, parse.types, classify(parse.sql), *self.context);
             let before = self.statements.replace_unnamed(Some(unnamed));
             self.expect.push(Awaited::Parse {
                 prepared: None,
@@ -157,6 +157,7 @@ impl Translator<'_> {
         let named = NamedStatement {
             prepared: Arc::clone(&prepared),
             class: Arc::clone(&class),
+            context: *self.context,
             told: None,
         };
         let before = self.statements.insert(parse.name.into(), named);

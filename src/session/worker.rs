@@ -15,6 +15,7 @@ use super::cancel::CancelRegistry;
 use super::control::{Control, Order};
 use super::inbox::Buffers;
 use crate::auth::userlist::UserList;
+use crate::catalog::{Catalogs, Names};
 use crate::cluster::{Cluster, NodeId};
 use crate::config::Config;
 use crate::metrics::{self as names, Metrics};
@@ -34,6 +35,8 @@ pub struct Shared {
     pub cluster: Cluster,
     /// The server connections.
     pub pools: Pools,
+    /// What the databases' names mean.
+    pub catalogs: Catalogs,
     /// Every client's cancel key.
     pub cancels: Arc<CancelRegistry>,
     /// The users file.
@@ -246,14 +249,17 @@ impl Worker {
     }
 
     /// What a text is.
-    pub fn classify(&self, sql: &[u8], context: &SqlContext) -> Arc<StatementClass> {
+    pub fn classify(&self, sql: &[u8], context: &SqlContext, names: &Names) -> Arc<StatementClass> {
         let mut classes = self.classes.borrow_mut();
         let misses = classes.misses();
-        let class = classes.classify(sql, context);
+        let class = classes.classify(sql, context, names.catalog(), names.version);
         if classes.misses() == misses {
             self.shared.counters.class_hits.increment(1);
         } else {
             self.shared.counters.class_misses.increment(1);
+            if class.reason.is_about_unknown_name() {
+                names.puzzle();
+            }
         }
         class
     }

@@ -40,7 +40,7 @@ pub struct StatementClass {
     pub effects: SmallVec<[Effect; 1]>,
     /// How many statements it holds; 0 is the empty query. Saturates.
     pub statements: u16,
-    /// May change the catalog.
+    /// May change what names mean: functions, types, operators, views, and what makes a table more than a table.
     pub ddl: bool,
     /// A single plain read without effects: may run again on another node as long as nothing was forwarded to the client.
     pub retry_safe: bool,
@@ -48,6 +48,8 @@ pub struct StatementClass {
     pub now_sensitive: bool,
     /// Calls code of which nothing is known: it may leave anything on its server connection. What a trigger calls doesn't count.
     pub unknown_code: bool,
+    /// Of the text's normal form; 0 where it has none.
+    pub fingerprint: u64,
     /// Why: the reason of the first statement that decided `access`.
     pub reason: Reason,
 }
@@ -90,6 +92,22 @@ pub enum Reason {
     UnknownFunction {
         /// As it was written, folded.
         name: String,
+    },
+    /// Calls a function of the database's own that is VOLATILE.
+    VolatileFunction {
+        /// Schema, name and argument types.
+        signature: String,
+        /// It may leave something on its server connection.
+        leaves_traces: bool,
+    },
+    /// Reads a relation that is more than a table.
+    Relation {
+        /// Schema and name.
+        name: String,
+        /// A clause: `is UNLOGGED`.
+        why: String,
+        /// A standby would refuse it, or answer for itself, and do no harm.
+        yields_to_hint: bool,
     },
     /// Uses a type that isn't built in: a domain's CHECK may do anything.
     UnknownType {
@@ -154,6 +172,8 @@ impl Reason {
             Reason::AdvisoryLock { .. } => "advisory_lock",
             Reason::SessionFunction { .. } => "session_function",
             Reason::UnknownFunction { .. } => "unknown_function",
+            Reason::VolatileFunction { .. } => "volatile_function",
+            Reason::Relation { .. } => "relation",
             Reason::UnknownType { .. } => "unknown_type",
             Reason::UnknownOperator { .. } => "unknown_operator",
             Reason::NodeLocal { .. } => "node_local",
@@ -179,7 +199,21 @@ impl Reason {
     pub(crate) fn runs_unknown_code(&self) -> bool {
         matches!(
             self,
-            Reason::UnknownFunction { .. } | Reason::EmbeddedSql { .. } | Reason::Verb("CALL" | "DO")
+            Reason::UnknownFunction { .. }
+                | Reason::VolatileFunction {
+                    leaves_traces: true,
+                    ..
+                }
+                | Reason::EmbeddedSql { .. }
+                | Reason::Verb("CALL" | "DO")
+        )
+    }
+
+    /// Whether a name in it isn't known at all.
+    pub fn is_about_unknown_name(&self) -> bool {
+        matches!(
+            self,
+            Reason::UnknownFunction { .. } | Reason::UnknownType { .. } | Reason::UnknownOperator { .. }
         )
     }
 
@@ -192,6 +226,11 @@ impl Reason {
                 | Reason::UnknownType { .. }
                 | Reason::UnknownOperator { .. }
                 | Reason::NodeLocal { .. }
+                | Reason::VolatileFunction { .. }
+                | Reason::Relation {
+                    yields_to_hint: true,
+                    ..
+                }
         )
     }
 }
@@ -211,6 +250,8 @@ impl fmt::Display for Reason {
             ),
             Reason::SessionFunction { name } => write!(f, "function {name} depends on the server connection"),
             Reason::UnknownFunction { name } => write!(f, "function {name} isn't known to be safe"),
+            Reason::VolatileFunction { signature, .. } => write!(f, "function {signature} is VOLATILE"),
+            Reason::Relation { name, why, .. } => write!(f, "{name} {why}"),
             Reason::UnknownType { name } => {
                 write!(f, "type {name} isn't built in, so that a cast to it may run anything")
             }

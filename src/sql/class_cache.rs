@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use quick_cache::{Weighter, unsync::Cache};
 
-use super::names::BuiltIn;
-use super::{SqlContext, StatementClass, classify, classify_normal_form, fingerprint};
+use super::names::Catalog;
+use super::{SqlContext, StatementClass, classify_normal_form, classify_normalised, fingerprint};
 
 /// A bounded map from texts to classes.
 #[derive(Debug)]
@@ -34,22 +34,27 @@ impl ClassCache {
         }
     }
 
-    /// The class of `sql`, as [`classify`] gives it.
-    pub fn classify(&mut self, sql: &[u8], context: &SqlContext) -> Arc<StatementClass> {
+    /// The class of `sql`, as [`classify_with`](super::classify_with) gives it. `version` is another for each `catalog`.
+    pub fn classify(
+        &mut self,
+        sql: &[u8],
+        context: &SqlContext,
+        catalog: &dyn Catalog,
+        version: u64,
+    ) -> Arc<StatementClass> {
         if !fingerprint::normalise(sql, context, &mut self.normal_form) {
             self.misses += 1;
-            return Arc::new(classify(sql, context));
+            return Arc::new(classify_normal_form(sql, context, catalog));
         }
+        let length = self.normal_form.len();
+        self.normal_form.extend_from_slice(&version.to_ne_bytes());
         if let Some(class) = self.classes.get(self.normal_form.as_slice()) {
             self.hits += 1;
             return Arc::clone(class);
         }
         self.misses += 1;
-        let class = Arc::new(classify_normal_form(
-            fingerprint::text(&self.normal_form),
-            context,
-            &BuiltIn,
-        ));
+        let normal_form = &self.normal_form[..length];
+        let class = Arc::new(classify_normalised(normal_form, context, catalog));
         self.classes
             .insert(self.normal_form.as_slice().into(), Arc::clone(&class));
         class
@@ -95,6 +100,7 @@ const ENTRY_OVERHEAD: usize = 96;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::BuiltIn;
 
     #[test]
     fn values_do_not_defeat_the_cache() {
@@ -103,6 +109,8 @@ mod tests {
             let class = cache.classify(
                 format!("select v from t where id = {id} -- {id}").as_bytes(),
                 &SqlContext::default(),
+                &BuiltIn,
+                0,
             );
             assert!(class.retry_safe);
         }
@@ -115,8 +123,8 @@ mod tests {
         let mut small = ClassCache::new(1000, 4000);
         for id in 0..1000 {
             let sql = format!("select c{id} from t");
-            cache.classify(sql.as_bytes(), &SqlContext::default());
-            small.classify(sql.as_bytes(), &SqlContext::default());
+            cache.classify(sql.as_bytes(), &SqlContext::default(), &BuiltIn, 0);
+            small.classify(sql.as_bytes(), &SqlContext::default(), &BuiltIn, 0);
         }
         assert!(cache.len() <= 10, "{}", cache.len());
         assert!(small.len() <= 20, "{}", small.len());
@@ -125,12 +133,15 @@ mod tests {
     #[test]
     fn contexts_do_not_share_classes() {
         let mut cache = ClassCache::new(10, 1 << 20);
-        let first = cache.classify(b"select lower('x')", &SqlContext::default());
+        let first = cache.classify(b"select lower('x')", &SqlContext::default(), &BuiltIn, 0);
         let shadowed = SqlContext {
             pg_catalog_first: false,
             ..SqlContext::default()
         };
-        let second = cache.classify(b"select lower('x')", &shadowed);
+        let second = cache.classify(b"select lower('x')", &shadowed, &BuiltIn, 0);
         assert_ne!(first.access, second.access);
+        // Nor do catalogs.
+        let again = cache.classify(b"select lower('x')", &SqlContext::default(), &BuiltIn, 1);
+        assert!(!Arc::ptr_eq(&first, &again));
     }
 }

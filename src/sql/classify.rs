@@ -21,9 +21,17 @@ pub fn classify(sql: &[u8], context: &SqlContext) -> StatementClass {
 pub fn classify_with(sql: &[u8], context: &SqlContext, catalog: &dyn Catalog) -> StatementClass {
     let mut normal_form = Vec::new();
     if fingerprint::normalise(sql, context, &mut normal_form) {
-        classify_normal_form(fingerprint::text(&normal_form), context, catalog)
+        classify_normalised(&normal_form, context, catalog)
     } else {
         classify_normal_form(sql, context, catalog)
+    }
+}
+
+/// What a text of this normal form is.
+pub(crate) fn classify_normalised(normal_form: &[u8], context: &SqlContext, catalog: &dyn Catalog) -> StatementClass {
+    StatementClass {
+        fingerprint: fingerprint::hash(normal_form),
+        ..classify_normal_form(fingerprint::text(normal_form), context, catalog)
     }
 }
 
@@ -41,6 +49,7 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         retry_safe: false,
         now_sensitive: false,
         unknown_code: false,
+        fingerprint: 0,
         reason: Reason::Empty,
     };
     for statement in statements.by_ref() {

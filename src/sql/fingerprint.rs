@@ -8,6 +8,8 @@
 //! value in them can change class or effects, unless they call `set_config`. One thing of a string survives: that it spells the name of
 //! something that describes the node (`'pg_locks'::regclass`). Any other text (SET, EXPLAIN, COPY, …) is its own normal form.
 
+use std::hash::BuildHasher;
+
 use super::lexer::{Kind, Lexer, PlainStrings};
 use super::names;
 use super::{MAX_LENGTH, SqlContext};
@@ -35,6 +37,11 @@ pub(crate) fn normalise(sql: &[u8], context: &SqlContext, out: &mut Vec<u8>) -> 
         out.extend_from_slice(sql);
     }
     true
+}
+
+/// What stands for a normal form where it would be too long; never 0.
+pub(crate) fn hash(normal_form: &[u8]) -> u64 {
+    foldhash::fast::FixedState::default().hash_one(normal_form).max(1)
 }
 
 /// The text of a normal form, without its first byte.

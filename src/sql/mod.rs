@@ -15,7 +15,7 @@
 //! | `lexer`, `statement` | bytes to tokens to statements |
 //! | `rules/` | one file per family of commands |
 //! | `tokens`, `simplify`, `tree` | the two readings of what may be a read |
-//! | `names/` | what names mean; the door for a catalog |
+//! | `names/`, `learned/` | what names mean: those of pg_catalog, and a database's own |
 //! | `fingerprint`, `class_cache` | the normal form of a text, and the cache keyed by it |
 //! | `class`, `effects`, `hint`, `explain` | the answer |
 //!
@@ -29,6 +29,7 @@ mod effects;
 mod explain;
 mod fingerprint;
 mod hint;
+mod learned;
 mod lexer;
 mod names;
 mod rules;
@@ -43,9 +44,12 @@ pub use classify::{classify, classify_with};
 pub use effects::{Effect, Isolation, PinReason};
 pub use explain::explain_json;
 pub use hint::Hint;
+pub use learned::{
+    CastRow, CatalogRows, ChildRow, FunctionRow, Learned, OperatorRow, RelationRow, TypeRow, Volatility,
+};
 pub use names::{BuiltIn, Catalog, FunctionRoute, Name};
 
-use classify::classify_normal_form;
+use classify::{classify_normal_form, classify_normalised};
 use lexer::PlainStrings;
 
 /// Texts longer than this many bytes are not looked into: a write, with the effects that its first words tell.

@@ -21,20 +21,33 @@ pub(crate) struct Findings {
     pub(crate) now_sensitive: bool,
     /// Some reason, whether or not it is the strongest, is code of which nothing is known.
     pub(crate) unknown_code: bool,
+    /// Some reason is code that may draw from sequences, even if it does nothing else to the session.
+    pub(crate) may_draw: bool,
     /// Names in front of a parenthesis that are no known function: the tree must know them as aliases.
     pub(crate) unresolved: Vec<String>,
+    /// Names of relations that aren't read safely: the tree must know them as something else.
+    pub(crate) relations: Vec<(String, Reason)>,
 }
 
 impl Findings {
     /// Notes a reason against the statement.
     pub(crate) fn add(&mut self, reason: Reason) {
         self.unknown_code |= reason.runs_unknown_code();
+        self.may_draw |= matches!(reason, Reason::VolatileFunction { .. });
         let place = if reason.yields_to_hint() {
             &mut self.soft
         } else {
             &mut self.hard
         };
         place.get_or_insert(reason);
+    }
+
+    /// Whatever may be a relation's name is one.
+    pub(crate) fn without_tree(mut self) -> Self {
+        for (_, reason) in std::mem::take(&mut self.relations) {
+            self.add(reason);
+        }
+        self
     }
 
     /// The strongest reason.
@@ -140,10 +153,22 @@ impl Scan<'_> {
             self.before_parenthesis(index, &name);
             return;
         }
-        if self.catalog.relation_is_node_local(&name) {
-            self.findings.add(Reason::NodeLocal {
-                name: name.into_owned(),
-            });
+        let schema = self.behind_dot(index).then(|| self.schema_before(index));
+        let relation = Name {
+            // More parts than two may have a schema anywhere.
+            schema: schema.as_deref().filter(|schema| !schema.is_empty()),
+            name: &name,
+        };
+        let doubt = self.catalog.relation_doubt(relation);
+        if let Some(reason @ Reason::Relation { .. }) = doubt {
+            // A column or an alias may have the name too.
+            if self.is_relation(index) {
+                self.findings.add(reason);
+            } else {
+                self.findings.relations.push((name.into_owned(), reason));
+            }
+        } else if let Some(reason) = doubt {
+            self.findings.add(reason);
         } else if SEQUENCE_COLUMNS.contains(&name.as_ref()) {
             self.findings.add(Reason::SequenceState {
                 name: name.into_owned(),
@@ -151,6 +176,17 @@ impl Scan<'_> {
         } else if self.statement.kind(index + 1) == Some(Kind::String) {
             self.before_string(index, &name);
         }
+    }
+
+    /// Whether a name, perhaps behind its schema, stands where only a relation can.
+    fn is_relation(&self, index: usize) -> bool {
+        let mut first = index;
+        while first >= 2 && self.behind_dot(first) {
+            first -= 2;
+        }
+        ["from", "join", "only", "table"]
+            .iter()
+            .any(|word| self.behind_word(first, word))
     }
 
     fn before_parenthesis(&mut self, index: usize, name: &str) {
@@ -188,7 +224,7 @@ impl Scan<'_> {
 
     fn is_type(&self, index: usize) -> bool {
         let name = self.statement.identifier(index);
-        self.context.pg_catalog_first
+        (self.context.pg_catalog_first || self.catalog.knows_all_schemas())
             && self.catalog.type_is_safe(Name {
                 schema: None,
                 name: &name,
@@ -261,7 +297,7 @@ impl Scan<'_> {
     fn operator(&mut self, index: usize, schema: Option<&str>) {
         let written = self.statement.written(index, index + 1);
         let known = self.catalog.operator_is_safe(Name { schema, name: &written });
-        let trusted = schema.is_some() || self.context.pg_catalog_first;
+        let trusted = schema.is_some() || self.context.pg_catalog_first || self.catalog.knows_all_schemas();
         // `=>` names an argument.
         if !(known && trusted) && written != "=>" {
             self.findings.add(Reason::UnknownOperator {
@@ -294,7 +330,13 @@ pub(crate) fn function_reason(
     let owned = || name.name.to_owned();
     let route = catalog.function(name, arguments);
     Some(match route {
-        FunctionRoute::Safe if name.schema.is_some() || context.pg_catalog_first => return None,
+        FunctionRoute::Safe if name.schema.is_some() || context.pg_catalog_first || catalog.knows_all_schemas() => {
+            return None;
+        }
+        FunctionRoute::Volatile | FunctionRoute::VolatileWithoutTraces => Reason::VolatileFunction {
+            signature: catalog.unsafe_signature(name, arguments).unwrap_or_else(owned),
+            leaves_traces: route == FunctionRoute::Volatile,
+        },
         FunctionRoute::Safe | FunctionRoute::Unknown => Reason::UnknownFunction { name: owned() },
         FunctionRoute::Writes | FunctionRoute::MovesSequence => Reason::Function { name: owned() },
         FunctionRoute::Admin => Reason::ServerAction { name: owned() },
@@ -313,8 +355,8 @@ pub(crate) fn function_reason(
 
 /// Whether a type is known to be safe. pg_catalog's types hide behind another schema's as its functions do.
 pub(crate) fn type_is_known(name: Name<'_>, context: &SqlContext, catalog: &dyn Catalog) -> bool {
-    (name.schema.is_some() || context.pg_catalog_first || GRAMMAR_TYPES.contains(&name.name))
-        && catalog.type_is_safe(name)
+    let by_path = context.pg_catalog_first || catalog.knows_all_schemas();
+    (name.schema.is_some() || by_path || GRAMMAR_TYPES.contains(&name.name)) && catalog.type_is_safe(name)
 }
 
 /// A type as it is written behind `::`.
@@ -460,7 +502,7 @@ fn argument_count(statement: &Statement<'_>, open: usize) -> Option<usize> {
 
 /// Unquoted words of the grammar that may stand in front of a parenthesis without calling anything that has a name, or calling
 /// only what is built in.
-fn takes_parenthesis(word: &str) -> bool {
+pub(crate) fn takes_parenthesis(word: &str) -> bool {
     WORDS_BEFORE_PARENTHESIS.binary_search(&word).is_ok()
 }
 

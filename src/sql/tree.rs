@@ -22,6 +22,8 @@ pub(crate) struct TreeReading {
     pub(crate) findings: Findings,
     /// Names that stand in front of a list of columns.
     pub(crate) aliases: Vec<String>,
+    /// Names of relations, without their schemas.
+    pub(crate) relations: Vec<String>,
 }
 
 /// How deep sqlparser may recurse on the caller's stack. Real statements hardly ever need more (none of 10,675 from PostgreSQL's
@@ -67,11 +69,13 @@ fn read_to_depth(
         catalog,
         findings: Findings::default(),
         aliases: Vec::new(),
+        relations: Vec::new(),
     };
     let ControlFlow::Continue(()) = statement.visit(&mut walk);
     Ok(TreeReading {
         findings: walk.findings,
         aliases: walk.aliases,
+        relations: walk.relations,
     })
 }
 
@@ -80,6 +84,7 @@ struct Walk<'a> {
     catalog: &'a dyn Catalog,
     findings: Findings,
     aliases: Vec<String>,
+    relations: Vec<String>,
 }
 
 impl Walk<'_> {
@@ -237,6 +242,13 @@ impl Visitor for Walk<'_> {
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Self::Break> {
         if select.into.is_some() {
             self.findings.add(Reason::SelectInto);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Self::Break> {
+        if let Some(name) = relation.0.last().and_then(|part| part.as_ident()) {
+            self.relations.push(folded(name));
         }
         ControlFlow::Continue(())
     }

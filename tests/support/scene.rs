@@ -111,6 +111,7 @@ impl Scene {
     /// Whatever the clients have done, the proxy serves: a write, and a read of it.
     pub async fn serves(&self) {
         let mut client = self.wire().await;
+        client.run("set pgsluice.consistency = read_your_writes").await;
         client
             .run("create table if not exists still_serving (n int); truncate still_serving")
             .await;

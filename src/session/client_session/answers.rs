@@ -1,5 +1,6 @@
 //! Answers that the session gives itself: errors of the proxy's own, the end of a lost block, and what needs no server.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,7 +52,7 @@ impl ClientSession {
 
     /// Follows Parse and Close in a unit that no server sees.
     pub(super) fn note_statements(&mut self, frames: &[FrameAt]) {
-        let (context, scope) = (self.sql_context(), self.statement_scope());
+        let (context, scope, names) = (self.sql_context(), self.statement_scope(), Rc::clone(&self.names));
         for frame in frames {
             let body = &self.client.inbox.bytes()[frame.start + HEADER..frame.end];
             match frame.tag {
@@ -59,12 +60,13 @@ impl ClientSession {
                     if let Some(parse) = frontend::parse(body).filter(|parse| !parse.name.is_empty()) {
                         let registry = &self.worker.shared.pools.statements;
                         let prepared = registry.intern(parse.sql, parse.types, &scope);
-                        let class = self.worker.classify(parse.sql, &context);
+                        let class = self.worker.classify(parse.sql, &context, &names);
                         self.state.statements.insert(
                             parse.name.into(),
                             statements::Named {
                                 prepared,
                                 class,
+                                context,
                                 told: None,
                             },
                         );

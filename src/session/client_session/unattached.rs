@@ -22,9 +22,10 @@ use crate::cluster::Hint;
 use crate::config::{Config, PoolMode};
 use crate::pool::{ConnError, Lease};
 use crate::route::decide::Rules;
-use crate::route::{Route, RouteReason, Want};
+use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::Access;
 use crate::wire::backend::TransactionStatus;
+use crate::wire::sqlstate::SqlState;
 use crate::wire::startup::CancelKey;
 
 /// Has what runs for longer than `limit` cancelled, as the client itself would.
@@ -115,6 +116,7 @@ impl ClientSession {
                 }
                 Outcome::Refused(code) => {
                     worker.shared.count_retry(code.as_str());
+                    self.learn_from_refusal(plan, route, code);
                     retries += 1;
                     if after(attempt, Failure::Refused(code)) == NextStep::RetryOnPrimary {
                         want = Want::Primary(RouteReason::Retried);
@@ -169,6 +171,25 @@ impl ClientSession {
         }
     }
 
+    /// A standby has refused what looked like a read: it goes to the primary at once from now on, or a name in it is news.
+    fn learn_from_refusal(&self, plan: &Plan, route: Route, code: SqlState) {
+        const NOT_ON_STANDBYS: [SqlState; 3] = [
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::FEATURE_NOT_SUPPORTED,
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        ];
+        const NOT_FOUND: [SqlState; 3] = [
+            SqlState::UNDEFINED_TABLE,
+            SqlState::UNDEFINED_FUNCTION,
+            SqlState::UNDEFINED_OBJECT,
+        ];
+        if route.target == Target::Standby && plan.fingerprint != 0 && NOT_ON_STANDBYS.contains(&code) {
+            self.catalog.refusals.remember(plan.fingerprint);
+        } else if NOT_FOUND.contains(&code) {
+            self.catalog.puzzle();
+        }
+    }
+
     /// The session takes hold of a connection.
     pub(super) fn attach(&self, mut lease: Lease, route: Route, block: Option<Block>) -> Attached {
         let conn = lease.conn();
@@ -218,7 +239,7 @@ impl ClientSession {
         attempt: Attempt,
     ) -> Outcome {
         let worker = Rc::clone(&self.worker);
-        let context = self.sql_context();
+        let (context, names) = (self.sql_context(), Rc::clone(&self.names));
         let link = Arc::clone(attached.lease.link());
         let failed_block = attached.block.as_ref().is_some_and(|block| block.failed);
         let conn = attached.lease.conn();
@@ -248,7 +269,7 @@ impl ClientSession {
             scope: &scope,
             cluster: &worker.shared.cluster,
         };
-        let classify = |sql: &[u8]| worker.classify(sql, &context);
+        let classify = |sql: &[u8]| worker.classify(sql, &context, &names);
         let exchange = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block);
         let limit = worker.shared.config.load().pool.query_timeout;
         let outcome = match limit {

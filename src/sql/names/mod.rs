@@ -1,7 +1,7 @@
 //! What names mean: which functions, types, operators and relations are known to be safe.
 //!
 //! [`Catalog`] is the door: classification asks nothing else about names. [`BuiltIn`] answers from pg_catalog of PostgreSQL 15
-//! alone; a catalog loaded from a server can answer for user functions, types and views later.
+//! alone; [`Learned`](super::Learned), loaded from a server, answers for a database's own functions, types and views too.
 //!
 //! `functions.tsv` holds every function of pg_catalog that text can call and that is known to be safe, or known not to be, sorted
 //! by bytes, as `name<TAB>route`; `name/2` overrides `name` for calls with two arguments, and functions of information_schema
@@ -12,6 +12,8 @@
 //! read like node-local ones (`pg_wal_…`, `pg_current_…`) are `node_local` even where they only compute.
 
 use std::cmp::Ordering;
+
+use super::class::Reason;
 
 /// What is known of a function, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,10 @@ pub enum FunctionRoute {
     SetSeed,
     /// Leaves something that ends with the connection: an exported snapshot, a backup under way.
     Pinning,
+    /// A database's own function that is VOLATILE.
+    Volatile,
+    /// The same, where its text shows that it leaves nothing on its connection but what sequences remember.
+    VolatileWithoutTraces,
     /// Nothing is known.
     Unknown,
 }
@@ -87,8 +93,20 @@ pub trait Catalog: Sync {
     fn type_is_safe(&self, name: Name<'_>) -> bool;
     /// Whether this operator only computes.
     fn operator_is_safe(&self, name: Name<'_>) -> bool;
-    /// Whether reading this relation describes the node.
-    fn relation_is_node_local(&self, name: &str) -> bool;
+    /// Why reading this relation is no read.
+    fn relation_doubt(&self, name: Name<'_>) -> Option<Reason>;
+    /// The signature of a function that makes this call no read.
+    fn unsafe_signature(&self, _name: Name<'_>, _arguments: Option<usize>) -> Option<String> {
+        None
+    }
+    /// Whether changing a relation of this name may run code that leaves something on its connection.
+    fn triggers_leave_traces(&self, _name: &str) -> bool {
+        false
+    }
+    /// Whether names of all schemas are known: then none hides another that is worse.
+    fn knows_all_schemas(&self) -> bool {
+        false
+    }
 }
 
 /// pg_catalog of PostgreSQL 15, and nothing else.
@@ -100,23 +118,10 @@ pub struct BuiltIn;
 
 impl Catalog for BuiltIn {
     fn function(&self, name: Name<'_>, arguments: Option<usize>) -> FunctionRoute {
-        match name.schema {
-            None | Some("pg_catalog") => {
-                let by_count = arguments.and_then(|count| built_in_function(&format!("{}/{count}", name.name)));
-                let route = by_count
-                    .or_else(|| built_in_function(name.name))
-                    .unwrap_or(FunctionRoute::Unknown);
-                if route == FunctionRoute::Unknown && acts_outside(name.name) {
-                    FunctionRoute::Admin
-                } else {
-                    route
-                }
-            }
-            Some("information_schema") => {
-                built_in_function(&format!("information_schema.{}", name.name)).unwrap_or(FunctionRoute::Unknown)
-            }
-            Some(_) if acts_outside(name.name) => FunctionRoute::Admin,
-            Some(_) => FunctionRoute::Unknown,
+        match self.listed(name, arguments) {
+            Some(FunctionRoute::Unknown) | None if acts_outside(name.name) => FunctionRoute::Admin,
+            Some(route) => route,
+            None => FunctionRoute::Unknown,
         }
     }
 
@@ -132,9 +137,30 @@ impl Catalog for BuiltIn {
         matches!(name.schema, None | Some("pg_catalog")) && OPERATORS.contains(&name.name)
     }
 
-    fn relation_is_node_local(&self, name: &str) -> bool {
-        name.starts_with("pg_stat") || NODE_LOCAL_RELATIONS.contains(&name)
+    fn relation_doubt(&self, name: Name<'_>) -> Option<Reason> {
+        relation_is_node_local(name.name).then(|| Reason::NodeLocal {
+            name: name.name.to_owned(),
+        })
     }
+}
+
+impl BuiltIn {
+    /// What the table says, if the function is in it.
+    pub(crate) fn listed(&self, name: Name<'_>, arguments: Option<usize>) -> Option<FunctionRoute> {
+        match name.schema {
+            None | Some("pg_catalog") => {
+                let by_count = arguments.and_then(|count| built_in_function(&format!("{}/{count}", name.name)));
+                by_count.or_else(|| built_in_function(name.name))
+            }
+            Some("information_schema") => built_in_function(&format!("information_schema.{}", name.name)),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Whether reading this relation of pg_catalog describes the node.
+fn relation_is_node_local(name: &str) -> bool {
+    name.starts_with("pg_stat") || NODE_LOCAL_RELATIONS.contains(&name)
 }
 
 const FUNCTIONS: &str = include_str!("functions.tsv");
@@ -159,7 +185,7 @@ fn built_in_function(name: &str) -> Option<FunctionRoute> {
 }
 
 /// Functions of well-known extensions that do something outside of the transaction, so that a standby doesn't refuse them.
-fn acts_outside(name: &str) -> bool {
+pub(crate) fn acts_outside(name: &str) -> bool {
     [
         "dblink",
         "pg_file_",
@@ -190,7 +216,7 @@ pub(crate) fn literal_is_node_local(literal: &[u8]) -> bool {
             .unwrap_or(rest.len());
         let (word, behind) = rest.split_at(len);
         let name = String::from_utf8_lossy(word).to_ascii_lowercase();
-        if BuiltIn.relation_is_node_local(&name) || built_in_function(&name) == Some(FunctionRoute::NodeLocal) {
+        if relation_is_node_local(&name) || built_in_function(&name) == Some(FunctionRoute::NodeLocal) {
             return true;
         }
         rest = behind;

@@ -11,7 +11,7 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
         return Verdict::write(Reason::Verb("ALTER SYSTEM"));
     }
     let mut verdict = Verdict::write(Reason::Verb(verb));
-    verdict.ddl = true;
+    verdict.ddl = changes_names(statement, verb);
     if decides_on_logins(statement, verb) {
         verdict = verdict.with(Effect::LoginDefaults);
     }
@@ -34,6 +34,41 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
     } else {
         verdict
     }
+}
+
+/// Whether a statement of data definition may change what a read does that names something: anything but plain tables, their columns and
+/// indexes, and rights.
+pub(super) fn changes_names(statement: &Statement<'_>, verb: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "aggregate",
+        "cast",
+        "domain",
+        "extension",
+        "foreign",
+        "function",
+        "inherit",
+        "inherits",
+        "language",
+        "logged",
+        "operator",
+        "owned",
+        "partition",
+        "policy",
+        "procedure",
+        "rename",
+        "routine",
+        "row",
+        "rule",
+        "schema",
+        "sequence",
+        "server",
+        "trigger",
+        "type",
+        "unlogged",
+        "view",
+    ];
+    !matches!(verb, "COMMENT" | "GRANT" | "REVOKE" | "SECURITY LABEL")
+        && (statement.truncated || (1..statement.len()).any(|index| statement.is_any_word(index, WORDS)))
 }
 
 /// What changes who may log in, or what sessions begin with: { ALTER | DROP } { ROLE | USER | GROUP }, ALTER DATABASE, { GRANT | REVOKE } … ON

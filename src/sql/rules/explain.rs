@@ -45,7 +45,7 @@ fn executed(verdict: Verdict) -> Verdict {
 
 /// Planning may call what is not volatile, so that functions known to be unsafe keep even a plan on the primary.
 fn planned(inner: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
-    let findings = tokens::scan(inner, context, catalog);
+    let findings = tokens::scan(inner, context, catalog).without_tree();
     let of_function = |reason: &Reason| {
         matches!(
             reason,

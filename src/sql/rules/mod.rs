@@ -104,6 +104,8 @@ fn effect_of_call(route: FunctionRoute) -> Option<Effect> {
         | FunctionRoute::RunsSql
         | FunctionRoute::SessionSequence
         | FunctionRoute::AdvisoryTransaction
+        | FunctionRoute::Volatile
+        | FunctionRoute::VolatileWithoutTraces
         | FunctionRoute::Unknown => None,
     }
 }
@@ -201,10 +203,7 @@ pub(crate) fn judge(statement: &Statement<'_>, context: &SqlContext, catalog: &d
         (_, Command::Query) => queries::query(statement, context, catalog),
         (_, Command::Explain) => explain::explain(statement, context, catalog).with_execute(statement),
         (_, Command::Copy) => queries::copy(statement, context, catalog),
-        (_, Command::Dml(_)) => Verdict {
-            unknown_code: queries::calls_unknown(statement, context, catalog),
-            ..judge_by_head(statement)
-        },
+        (_, Command::Dml(_)) => queries::change(statement, context, catalog),
         _ => judge_by_head(statement),
     }
 }

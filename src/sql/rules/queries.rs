@@ -3,7 +3,7 @@
 use super::{Verdict, head, judge_by_head, names_temporary_schema};
 use crate::sql::SqlContext;
 use crate::sql::class::{Access, Reason};
-use crate::sql::effects::PinReason;
+use crate::sql::effects::{Effect, PinReason};
 use crate::sql::names::Catalog;
 use crate::sql::statement::Statement;
 use crate::sql::tokens::{self, Findings};
@@ -12,7 +12,7 @@ use crate::sql::{simplify, tree};
 /// A statement that begins with SELECT, WITH, VALUES or TABLE, perhaps in parentheses.
 pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
     let findings = both_readings(statement, context, catalog);
-    let (now_sensitive, unknown_code) = (findings.now_sensitive, findings.unknown_code);
+    let (now_sensitive, unknown_code, may_draw) = (findings.now_sensitive, findings.unknown_code, findings.may_draw);
     let mut verdict = match findings.reason() {
         None => Verdict::read(Reason::PlainRead),
         Some(reason) => Verdict::write(reason),
@@ -23,8 +23,11 @@ pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &d
         return verdict;
     }
     verdict = verdict.with_calls(statement);
+    if may_draw {
+        verdict = verdict.with(Effect::NextVal);
+    }
     if verdict.reason == Reason::SelectInto {
-        verdict.ddl = true;
+        verdict.ddl = super::ddl::changes_names(statement, "SELECT INTO");
         if creates_temporary(statement) {
             verdict = verdict.with_pin(PinReason::TemporaryTable);
         }
@@ -58,25 +61,41 @@ fn both_readings(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn 
     if let Some(reason) = tree.findings.soft {
         findings.add(reason);
     }
+    for (name, reason) in std::mem::take(&mut findings.relations) {
+        if tree.relations.contains(&name) {
+            findings.add(reason);
+        }
+    }
     findings
 }
 
-/// Whether INSERT, UPDATE, DELETE or MERGE calls functions of which nothing is known. The table's name may stand in front of a
-/// parenthesis too.
-pub(super) fn calls_unknown(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> bool {
-    let calls = |part: &Statement<'_>| {
+/// INSERT, UPDATE, DELETE or MERGE: a write, and perhaps code of which nothing is known, called by name or as a trigger. The table's name may
+/// stand in front of a parenthesis too.
+pub(super) fn change(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    let mut verdict = judge_by_head(statement);
+    verdict.unknown_code = (0..statement.len())
+        .any(|index| statement.is_name(index) && catalog.triggers_leave_traces(&statement.identifier(index)));
+    let mut note = |part: &Statement<'_>| {
         let findings = tokens::scan(part, context, catalog);
         let is_call = |name: &String| !["conflict", "insert", "returning", "set"].contains(&name.as_str());
-        findings.unknown_code || findings.unresolved.iter().any(is_call)
+        verdict.unknown_code |= findings.unknown_code || findings.unresolved.iter().any(is_call);
+        findings.may_draw
     };
-    let Some(into) = (0..statement.len()).find(|&index| statement.is_word(index, "into")) else {
-        return calls(statement);
+    let may_draw = match (0..statement.len()).find(|&index| statement.is_word(index, "into")) {
+        None => note(statement),
+        Some(into) => {
+            let mut behind = into + 2;
+            while statement.is_punct(behind, b'.') {
+                behind += 2;
+            }
+            note(&statement.slice(0, into)) | note(&statement.tail(behind))
+        }
     };
-    let mut behind = into + 2;
-    while statement.is_punct(behind, b'.') {
-        behind += 2;
+    if may_draw {
+        verdict.with(Effect::NextVal)
+    } else {
+        verdict
     }
-    calls(&statement.slice(0, into)) || calls(&statement.tail(behind))
 }
 
 /// INTO [LOCAL] TEMP[ORARY]
@@ -105,7 +124,7 @@ pub(super) fn copy(statement: &Statement<'_>, context: &SqlContext, catalog: &dy
     if !goes_to_client(statement, at) {
         return elsewhere(statement, at);
     }
-    match tokens::scan(&name, context, catalog).reason() {
+    match tokens::scan(&name, context, catalog).without_tree().reason() {
         None => Verdict::read(Reason::PlainRead),
         Some(Reason::TemporarySchema) => Verdict::write(Reason::TemporarySchema).with_pin(PinReason::TemporaryTable),
         Some(reason) => Verdict::write(reason),
