@@ -185,7 +185,9 @@ fn explain_one(sql: &str, json: bool) -> io::Result<()> {
     let place = match (class.hint, class.access) {
         (Some(sql::Hint::Primary), _) => "the primary, as its hint asks",
         (Some(sql::Hint::Standby), sql::Access::Write) if class.standby_by_hint => "a standby, as its hint asks",
-        (_, sql::Access::Read) => "a standby that is fresh enough, else the primary",
+        (Some(sql::Hint::Consistency(_)) | Some(sql::Hint::Standby) | None, sql::Access::Read) => {
+            "a standby that is fresh enough, else the primary"
+        }
         (_, sql::Access::Write) => "the primary",
     };
     writeln!(out, "class:   {}", class.access.as_str())?;

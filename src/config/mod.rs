@@ -314,7 +314,7 @@ pub enum RoutingMode {
 }
 
 /// Consistency levels, weakest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Consistency {
     /// A standby below `max_lag` is good enough.
     Eventual,

@@ -2,6 +2,7 @@
 
 mod answers;
 mod attached;
+mod own;
 mod unattached;
 
 use std::borrow::Cow;
@@ -24,6 +25,7 @@ use super::inbox::poll_read;
 use super::login::{Told, farewell};
 use super::outcome::Answer;
 use super::overhear::{Alive, in_clients_terms, overhear};
+use super::own_settings::OwnSettings;
 use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
 use super::plan::{Ends, Plan, plan};
@@ -71,6 +73,8 @@ pub struct SessionState {
     pub startup: Arc<Settings>,
     /// The settings it has.
     pub settings: Arc<Settings>,
+    /// Those among them that are for the proxy.
+    pub own: OwnSettings,
     /// What its next read must see.
     pub history: History,
     /// What binds it to its connection.
@@ -150,6 +154,7 @@ impl ClientSession {
                 statements: Statements::default(),
                 told,
                 startup: Arc::clone(&settings),
+                own: OwnSettings::of(&settings),
                 settings,
                 history: History::default(),
                 pins: Pins::default(),
@@ -377,9 +382,20 @@ impl ClientSession {
             }
         }
         let mut plan = plan;
-        if plan.want == Want::Read && self.catalog.refusals.knows(plan.fingerprint) {
-            plan.want = Want::Primary(RouteReason::RefusedBefore);
+        plan.want = self.adjusted(plan.want, plan.fingerprint);
+        if plan.ddl && self.state.change.is_none() {
+            self.state.change = Some(self.catalog.change());
         }
+        if plan.begins && worker.shared.config.load().pool.mode == PoolMode::Statement {
+            return self.report(SessionError::NoBlocks, &plan, &unit.frames).await;
+        }
+        for effect in plan.effects.iter().flat_map(|class| &class.effects) {
+            if let Effect::NeedsDatabaseAlone { name } = effect {
+                worker.shared.pools.leave_database(name, arrived);
+            }
+        }
+        let mut plan = plan;
+        plan.want = self.adjusted(plan.want, plan.fingerprint);
         if matches!(plan.want, Want::Read | Want::Standby)
             && worker.shared.config.load().routing.mode == RoutingMode::Observe
         {
@@ -394,10 +410,21 @@ impl ClientSession {
         }
         match &self.phase {
             _ if !plan.needs_server => self.answer_here(&plan, &unit).await,
+            _ if plan.own && self.status() != TransactionStatus::Failed => self.answer_own(&plan, &unit).await,
             Phase::Idle if plan.only_ends_block() => self.answer_end_of_nothing(&plan, &unit).await,
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
-            Phase::Idle => self.place_and_run(&plan, &unit.frames, arrived).await,
+            Phase::Idle => self.place_and_run(&plan, &unit, arrived).await,
             Phase::Attached(_) => self.run_attached(&plan, &unit, arrived).await,
+        }
+    }
+
+    /// What is wanted of a unit, where the session, the configuration, or what a standby has said before have a say.
+    fn adjusted(&self, want: Want, fingerprint: u64) -> Want {
+        let mode = self.worker.shared.config.load().routing.mode;
+        match self.state.own.applied_to(want) {
+            Want::Read if self.catalog.refusals.knows(fingerprint) => Want::Primary(RouteReason::RefusedBefore),
+            Want::Read | Want::Standby if mode == RoutingMode::Observe => Want::Primary(RouteReason::Observed),
+            want => want,
         }
     }
 

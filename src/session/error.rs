@@ -87,6 +87,8 @@ pub enum SessionError {
         name: String,
         /// The value.
         value: String,
+        /// What it can be, as a sentence.
+        allowed: &'static str,
     },
     /// Its prepared statements are too much to keep.
     #[error("too many prepared statements: their names and texts take more than {0} MiB")]
@@ -170,9 +172,7 @@ impl SessionError {
             SessionError::BlockOnStandby => {
                 Some("Begin the transaction READ WRITE, or put /* pgsluice: primary */ into its first statement.")
             }
-            SessionError::BadSetting { .. } => {
-                Some("pgsluice.consistency is one of eventual, read_your_writes, session, linearizable.")
-            }
+            SessionError::BadSetting { allowed, .. } => Some(allowed),
             SessionError::TooManyStatements(_) => Some("Close the statements that are no longer needed."),
             SessionError::NoBlocks => Some("[pool] mode = \"transaction\" allows them."),
             SessionError::IdleInTransaction => Some("[pool] idle_in_transaction_timeout is the limit."),

@@ -23,6 +23,7 @@ pub mod inbox;
 pub mod login;
 pub mod outcome;
 pub mod overhear;
+mod own_settings;
 pub mod phase;
 pub mod placing;
 pub mod plan;

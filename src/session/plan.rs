@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::danger::{Danger, begins_on_standby, danger, reads_sequence_state, refused_alike, stays_in_block, stronger};
 use super::request::{FrameAt, Tail, Unit};
 use super::statements::Statements;
+use crate::config::Consistency;
 use crate::route::{RouteReason, Want};
 use crate::sql::{Access, Effect, Hint, Reason, StatementClass};
 use crate::wire::frame::HEADER;
@@ -51,6 +52,10 @@ pub struct Plan {
     pub unknown: bool,
     /// It may change what names mean.
     pub ddl: bool,
+    /// Nobody but the proxy is asked anything in it.
+    pub own: bool,
+    /// What a hint wants it to see.
+    pub consistency: Option<Consistency>,
     /// The one statement that runs in it, if its text has a fingerprint; else 0.
     pub fingerprint: u64,
     /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
@@ -126,6 +131,9 @@ struct Sum {
     inserts: bool,
     unknown_code: bool,
     ddl: bool,
+    own: bool,
+    elsewhere: bool,
+    consistency: Option<Consistency>,
     fingerprint: u64,
     executes: u32,
     copies: bool,
@@ -149,6 +157,9 @@ impl Sum {
             inserts: false,
             unknown_code: false,
             ddl: false,
+            own: false,
+            elsewhere: false,
+            consistency: None,
             fingerprint: 0,
             executes: 0,
             copies: false,
@@ -168,12 +179,14 @@ impl Sum {
     /// A statement is to be understood by the server, whether or not it runs.
     fn names(&mut self, class: &StatementClass) {
         self.needs_server = true;
-        match (class.hint, class.access) {
-            (Some(Hint::Primary), _) => self.primary(RouteReason::HintPrimary),
-            (Some(Hint::Standby), Access::Read) => self.standby(),
-            (Some(Hint::Standby), Access::Write) if class.standby_by_hint => self.standby(),
-            (_, Access::Write) if !begins_on_standby(class) => self.primary(RouteReason::NeedsPrimary),
-            (_, Access::Read | Access::Write) => {}
+        let own = class.statements == 1 && matches!(class.effects[..], [Effect::Own]);
+        self.own |= own;
+        self.elsewhere |= !own;
+        self.consistency = self.consistency.max(class.consistency);
+        match wanted(class) {
+            Want::Primary(reason) => self.primary(reason),
+            Want::Standby => self.standby(),
+            Want::Read => {}
         }
     }
 
@@ -231,11 +244,23 @@ impl Sum {
     /// Everything that isn't known to be harmless.
     fn opaque(&mut self) {
         self.needs_server = true;
+        self.elsewhere = true;
         self.primary(RouteReason::NeedsPrimary);
         self.access = Access::Write;
         self.danger = Danger::Several;
         self.block_safe = false;
         self.refused_alike = false;
+    }
+}
+
+/// Where a statement of this class wants to run.
+pub(super) fn wanted(class: &StatementClass) -> Want {
+    match (class.hint, class.access) {
+        (Some(Hint::Primary), _) => Want::Primary(RouteReason::HintPrimary),
+        (Some(Hint::Standby), Access::Read) => Want::Standby,
+        (Some(Hint::Standby), Access::Write) if class.standby_by_hint => Want::Standby,
+        (_, Access::Write) if !begins_on_standby(class) => Want::Primary(RouteReason::NeedsPrimary),
+        (_, Access::Read | Access::Write) => Want::Read,
     }
 }
 
@@ -271,7 +296,7 @@ pub fn plan(
             break;
         }
         let sum = judge(request, bytes, cut, statements, &mut classify)?;
-        let alone = prepared || !closed || sum.copies || sum.translate || !sum.effects.is_empty();
+        let alone = prepared || !closed || sum.copies || sum.translate || sum.own || !sum.effects.is_empty();
         begin += count;
         let len = if closed { request[count - 1].end } else { unit.len };
         let tail = if closed && !prepared { Tail::Closed } else { unit.tail };
@@ -299,6 +324,8 @@ pub fn plan(
                 executes: sum.executes,
                 unknown: sum.unknown,
                 ddl: sum.ddl,
+                own: sum.own && !sum.elsewhere && closed && !prepared,
+                consistency: sum.consistency,
                 fingerprint: sum.fingerprint,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
@@ -329,6 +356,8 @@ pub fn plan(
                 executes: before.executes + sum.executes,
                 unknown: false,
                 ddl: before.ddl || sum.ddl,
+                own: false,
+                consistency: before.consistency.max(sum.consistency),
                 fingerprint: 0,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,

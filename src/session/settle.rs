@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 use super::client_session::SessionState;
 use super::error::SessionError;
 use super::outcome::Answer;
+use super::own_settings::{self, OwnSettings};
 use super::phase::{Attached, Block};
 use super::plan::Plan;
-use crate::config::Consistency;
 use crate::pool::{CurrentSetting, SettingValue, Settings};
 use crate::route::Target;
 use crate::sql::{Access, Effect, Isolation, PinReason, Reason, StatementClass};
@@ -334,6 +334,7 @@ fn follow(state: &mut SessionState, attached: &mut Attached, effect: &Effect, ro
         | Effect::SetLocal { .. }
         | Effect::NeedsDatabaseAlone { .. }
         | Effect::Execute { .. }
+        | Effect::Own
         | Effect::NextVal => {}
     }
 }
@@ -368,6 +369,7 @@ fn change_settings(state: &mut SessionState, attached: &mut Attached, name: &str
 /// The session has these settings from now on.
 pub(super) fn set(state: &mut SessionState, settings: Arc<Settings>) {
     state.pg_catalog_first = pg_catalog_first(&settings);
+    state.own = OwnSettings::of(&settings);
     state.settings = settings;
 }
 
@@ -381,39 +383,13 @@ pub(super) fn pg_catalog_first(settings: &Settings) -> bool {
     !text.contains("pg_catalog") || first.starts_with("pg_catalog")
 }
 
-/// The consistency level that the session has asked for.
-pub(super) fn session_consistency(settings: &Settings) -> Option<Consistency> {
-    let text = match settings.value("pgsluice.consistency")? {
-        SettingValue::Raw(text) | SettingValue::Sql(text) => text,
-    };
-    Consistency::from_name(unquoted(text))
-}
-
-fn unquoted(text: &str) -> &str {
-    text.trim().trim_matches('\'').trim_matches('"')
-}
-
-/// A `SET pgsluice.…` with a value that isn't one: refused before a server takes it for a setting of some extension.
+/// A `SET pgsluice.…` with a value that isn't one.
 pub(super) fn refused_setting(effects: &[Arc<StatementClass>]) -> Option<SessionError> {
-    effects
-        .iter()
-        .flat_map(|class| &class.effects)
-        .find_map(|effect| match effect {
-            Effect::SetGuc { name, value } if name == "pgsluice.consistency" => {
-                match Consistency::from_name(unquoted(value)) {
-                    Some(_) => None,
-                    None => Some(SessionError::BadSetting {
-                        name: name.clone(),
-                        value: unquoted(value).to_owned(),
-                    }),
-                }
-            }
-            Effect::SetGuc { name, value } if name.starts_with("pgsluice.") => Some(SessionError::BadSetting {
-                name: name.clone(),
-                value: unquoted(value).to_owned(),
-            }),
-            _ => None,
-        })
+    let mut effects = effects.iter().flat_map(|class| &class.effects);
+    effects.find_map(|effect| match effect {
+        Effect::SetGuc { name, value } => own_settings::refused(name, value),
+        _ => None,
+    })
 }
 
 /// The settings that a unit needs to run under: not those that it is about to reset, which a server may have come to refuse.

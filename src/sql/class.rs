@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::effects::Effect;
 use super::hint::Hint;
+use crate::config::Consistency;
 
 /// Where a text may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +37,8 @@ pub struct StatementClass {
     pub standby_by_hint: bool,
     /// What a comment in the text asks for.
     pub hint: Option<Hint>,
+    /// What a comment in the text asks it to see.
+    pub consistency: Option<Consistency>,
     /// What it does to the session, in order.
     pub effects: SmallVec<[Effect; 1]>,
     /// How many statements it holds; 0 is the empty query. Saturates.

@@ -43,6 +43,7 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         access: Access::Read,
         standby_by_hint: true,
         hint: None,
+        consistency: None,
         effects: SmallVec::new(),
         statements: 0,
         ddl: false,
@@ -60,6 +61,7 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         add(&mut class, verdict);
     }
     class.hint = statements.hint;
+    class.consistency = statements.consistency;
     let plain = class.access == Access::Read && class.effects.is_empty();
     class.standby_by_hint &= class.access == Access::Write && class.effects.is_empty();
     class.retry_safe = plain && class.statements <= 1;

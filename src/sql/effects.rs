@@ -78,6 +78,8 @@ pub enum Effect {
     DiscardAll,
     /// `DISCARD TEMP`, `PLANS` or `SEQUENCES`: part of what pins a session may be gone, never more than that.
     DiscardPart,
+    /// The proxy answers it: `SHOW pgsluice.…`, `EXPLAIN (ROUTE) …`.
+    Own,
     /// `DEALLOCATE ALL`.
     DeallocateAll,
     /// EXECUTE, also by EXPLAIN or CREATE TABLE AS.
@@ -234,6 +236,7 @@ impl fmt::Display for Effect {
             Effect::ResetAll => f.write_str("reset all"),
             Effect::DiscardAll => f.write_str("discard all"),
             Effect::DiscardPart => f.write_str("discard part"),
+            Effect::Own => f.write_str("answered by the proxy"),
             Effect::DeallocateAll => f.write_str("deallocate all"),
             Effect::Execute { name } => write!(f, "execute {name}"),
             Effect::Deallocate { name } => write!(f, "deallocate {name}"),

@@ -1,7 +1,10 @@
 //! Hints in comments: `/* pgsluice: primary */`, `-- pgsluice: standby`.
 //!
 //! A hint counts wherever a comment does, so never inside a literal. `primary` is always followed; `standby` only lifts a text
-//! that reads ([`StatementClass::standby_by_hint`](super::StatementClass::standby_by_hint)), never a write.
+//! that reads ([`StatementClass::standby_by_hint`](super::StatementClass::standby_by_hint)), never a write. `consistency=level` may stand
+//! beside either; of several of a kind the first counts.
+
+use crate::config::Consistency;
 
 /// Where a comment asks the text to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -10,6 +13,8 @@ pub enum Hint {
     Primary,
     /// On a standby, also where the answer depends on which.
     Standby,
+    /// Where it sees what this level promises.
+    Consistency(Consistency),
 }
 
 impl Hint {
@@ -29,7 +34,11 @@ impl Hint {
         } else if wish.eq_ignore_ascii_case(b"standby") {
             Some(Hint::Standby)
         } else {
-            None
+            let (name, level) = wish.split_at_checked(b"consistency".len())?;
+            let level = level.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+            let level = std::str::from_utf8(level).ok()?.to_ascii_lowercase();
+            let named = name.eq_ignore_ascii_case(b"consistency");
+            Consistency::from_name(&level).filter(|_| named).map(Hint::Consistency)
         }
     }
 
@@ -38,6 +47,7 @@ impl Hint {
         match self {
             Hint::Primary => "primary",
             Hint::Standby => "standby",
+            Hint::Consistency(level) => level.name(),
         }
     }
 
@@ -46,6 +56,10 @@ impl Hint {
         match self {
             Hint::Primary => b"/*pgsluice:primary*/",
             Hint::Standby => b"/*pgsluice:standby*/",
+            Hint::Consistency(Consistency::Eventual) => b"/*pgsluice:consistency=eventual*/",
+            Hint::Consistency(Consistency::ReadYourWrites) => b"/*pgsluice:consistency=read_your_writes*/",
+            Hint::Consistency(Consistency::Session) => b"/*pgsluice:consistency=session*/",
+            Hint::Consistency(Consistency::Linearizable) => b"/*pgsluice:consistency=linearizable*/",
         }
     }
 }
@@ -61,6 +75,12 @@ mod tests {
             (b"/*PGSLUICE:Standby*/", Some(Hint::Standby)),
             (b"-- pgsluice : standby", Some(Hint::Standby)),
             (b"-- pgsluice: standby please", None),
+            (
+                b"/* pgsluice: consistency = Linearizable */",
+                Some(Hint::Consistency(Consistency::Linearizable)),
+            ),
+            (b"/* pgsluice: consistency=some */", None),
+            (b"/* pgsluice: consistently=session */", None),
             (b"-- pgsluice", None),
             (b"/* primary */", None),
             (b"/*", None),

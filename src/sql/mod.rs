@@ -18,6 +18,7 @@
 //! | `names/`, `learned/` | what names mean: those of pg_catalog, and a database's own |
 //! | `fingerprint`, `class_cache` | the normal form of a text, and the cache keyed by it |
 //! | `class`, `effects`, `hint`, `explain` | the answer |
+//! | `own` | what the proxy answers itself |
 //!
 //! Bounds before any parse: [`MAX_LENGTH`] bytes and [`MAX_TOKENS`] tokens a statement. They keep the parser's recursion, and
 //! that of dropping its tree, within a small thread's stack.
@@ -32,6 +33,7 @@ mod hint;
 mod learned;
 mod lexer;
 mod names;
+mod own;
 mod rules;
 mod simplify;
 mod statement;
@@ -48,6 +50,7 @@ pub use learned::{
     CastRow, CatalogRows, ChildRow, FunctionRow, Learned, OperatorRow, RelationRow, TypeRow, Volatility,
 };
 pub use names::{BuiltIn, Catalog, FunctionRoute, Name};
+pub use own::{OwnQuery, own_query};
 
 use classify::{classify_normal_form, classify_normalised};
 use lexer::PlainStrings;

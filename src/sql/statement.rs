@@ -10,6 +10,7 @@ use super::MAX_TOKENS;
 use super::hint::Hint;
 use super::lexer::{Kind, Lexer, PlainStrings, Token};
 use super::names::{BuiltIn, Catalog, FunctionRoute, Name};
+use crate::config::Consistency;
 
 /// A statement's tokens, without comments and the semicolon. Tokens beyond [`MAX_TOKENS`] are dropped.
 #[derive(Debug, Clone)]
@@ -182,6 +183,8 @@ pub(crate) struct Statements<'a> {
     lexer: Lexer<'a>,
     /// The first hint met so far.
     pub(crate) hint: Option<Hint>,
+    /// The first consistency level that a hint has asked for.
+    pub(crate) consistency: Option<Consistency>,
     ended: bool,
 }
 
@@ -192,6 +195,7 @@ impl<'a> Statements<'a> {
             text,
             lexer: Lexer::new(text, plain_strings),
             hint: None,
+            consistency: None,
             ended: false,
         }
     }
@@ -215,6 +219,10 @@ impl<'a> Iterator for Statements<'a> {
                 break;
             };
             match token.kind {
+                Kind::Hint(Hint::Consistency(level)) => {
+                    self.consistency = self.consistency.or(Some(level));
+                    continue;
+                }
                 Kind::Hint(hint) => {
                     self.hint = self.hint.or(Some(hint));
                     continue;

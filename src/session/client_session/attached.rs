@@ -61,6 +61,10 @@ impl ClientSession {
             ..attached.route
         };
         self.worker.shared.counters.decided(route.target, route.reason);
+        if self.state.own.explain {
+            let why = self.reasons(plan, unit);
+            self.tell_route(&why, route).await?;
+        }
         let attempt = Attempt {
             progress: Progress::SentToNode,
             danger: plan.danger,

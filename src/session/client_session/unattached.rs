@@ -13,7 +13,7 @@ use super::super::outcome::{Answer, Outcome};
 use super::super::phase::{Attached, Block};
 use super::super::placing::{Placed, Placing, Wish};
 use super::super::plan::Plan;
-use super::super::request::FrameAt;
+use super::super::request::{FrameAt, Unit};
 use super::super::retry::{Attempt, Failure, NextStep, Parting, Progress, Verdict, after};
 use super::super::settle;
 use super::super::worker::Worker;
@@ -47,11 +47,12 @@ async fn limited(
 
 impl ClientSession {
     /// The session holds nothing: finds a place for the unit, as often as it takes.
-    pub(super) async fn place_and_run(&mut self, plan: &Plan, frames: &[FrameAt], arrived: Instant) -> Result<(), End> {
+    pub(super) async fn place_and_run(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
+        let frames = &unit.frames;
         let worker = Rc::clone(&self.worker);
         let config = worker.shared.config.load();
         let rules = Rules {
-            consistency: self.consistency(&config),
+            consistency: plan.consistency.unwrap_or_else(|| self.consistency(&config)),
             ..rules(&config)
         };
         let mode = config.pool.mode;
@@ -92,6 +93,10 @@ impl ClientSession {
                 Err(error) => return self.report(error, plan, frames).await,
             };
             self.tell(reported).await?;
+            if self.state.own.explain {
+                let why = self.reasons(plan, unit);
+                self.tell_route(&why, route).await?;
+            }
             worker.shared.counters.decided(route.target, route.reason);
             worker.shared.counters.waited(arrived.elapsed());
             let mut attached = Box::new(self.attach(lease, route, None));
@@ -228,7 +233,7 @@ impl ClientSession {
     }
 
     pub(super) fn consistency(&self, config: &Config) -> crate::config::Consistency {
-        settle::session_consistency(&self.state.settings).unwrap_or(config.routing.consistency)
+        self.state.own.consistency.unwrap_or(config.routing.consistency)
     }
 
     pub(super) async fn exchange(

@@ -3,14 +3,18 @@
 use super::{Command, Verdict, head, judge, names_temporary_schema};
 use crate::sql::SqlContext;
 use crate::sql::class::{Access, Reason};
-use crate::sql::effects::PinReason;
+use crate::sql::effects::{Effect, PinReason};
 use crate::sql::lexer::Kind;
 use crate::sql::names::Catalog;
+use crate::sql::own;
 use crate::sql::statement::Statement;
 use crate::sql::tokens;
 
 /// A statement that begins with EXPLAIN.
 pub(super) fn explain(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    if own::explained_route(statement).is_some() {
+        return Verdict::write(Reason::SessionState("EXPLAIN (ROUTE)")).with(Effect::Own);
+    }
     let (inner_from, analyze) = options(statement);
     let inner = statement.tail(inner_from);
     if analyze {

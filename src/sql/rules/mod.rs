@@ -74,7 +74,9 @@ impl Verdict {
 
     /// Adds which prepared statement it executes.
     fn with_execute(mut self, statement: &Statement<'_>) -> Self {
-        self.effects.extend(session_state::execute(statement));
+        let effect = session_state::execute(statement);
+        self.effects
+            .extend(effect.filter(|effect| !self.effects.contains(effect)));
         self
     }
 

@@ -6,6 +6,7 @@ use super::Verdict;
 use crate::sql::class::Reason;
 use crate::sql::effects::{Effect, PinReason};
 use crate::sql::lexer::PlainStrings;
+use crate::sql::own;
 use crate::sql::statement::{Statement, Statements};
 
 /// A statement whose first word is one of these commands'.
@@ -25,6 +26,9 @@ pub(super) fn session(statement: &Statement<'_>) -> Verdict {
         "listen" => Verdict::write(Reason::Verb("LISTEN")).with_pin(PinReason::Listen),
         "unlisten" => Verdict::write(Reason::Verb("UNLISTEN")).with(Effect::MayUnpin(PinReason::Listen)),
         "load" => Verdict::write(Reason::SessionState("LOAD")).with_pin(PinReason::Load),
+        "show" if own::own_setting(statement).is_some() => {
+            Verdict::write(Reason::SessionState("SHOW pgsluice")).with(Effect::Own)
+        }
         "show" => Verdict::write(Reason::SessionState("SHOW")),
         "close" => Verdict::write(Reason::Cursor).with(Effect::MayUnpin(PinReason::WithHoldCursor)),
         // FETCH, MOVE
