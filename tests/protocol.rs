@@ -688,6 +688,40 @@ async fn a_statement_is_there_wherever_its_batches_run() {
     scene.settled().await;
 }
 
+/// Descriptions of so many parameters or columns don't come in one piece. The client sees none of those that the proxy asks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_with_long_descriptions_is_there_wherever_it_runs() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let many = |count: usize, item: &dyn Fn(usize) -> String| (1..=count).map(item).collect::<Vec<_>>().join(",");
+    let columns = many(1600, &|n| format!("{n} as column_{n:0>50}"));
+    let parameters = many(65_535, &|n| format!("${n}::text"));
+    let values = vec![None; 65_535];
+    for (sql, values) in [
+        (format!("{ON_PRIMARY} select {columns}"), &values[..0]),
+        (
+            format!("{ON_PRIMARY} select cardinality(array[{parameters}])"),
+            &values[..],
+        ),
+    ] {
+        let mut client = prepared(&scene, &sql).await;
+        for round in 0..4 {
+            let held = holder(&scene).await;
+            let other = if round % 2 == 0 {
+                Some(holder(&scene).await)
+            } else {
+                None
+            };
+            drop(held);
+            let answer = client
+                .ask(&batch(&[bind("", "mine", values), execute("", 0), sync()]))
+                .await;
+            assert_eq!(tags(&answer), "2DCZ", "round {round}");
+            drop(other);
+        }
+    }
+    scene.settled().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_unnamed_statement_outlives_its_batch() {
     let scene = Scene::start("[pool]\nsize = 2\n").await;

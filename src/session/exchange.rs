@@ -105,6 +105,8 @@ pub struct Exchange<'a, C> {
     /// Bytes still to come of a message of the client's that is passed on in parts.
     cut: usize,
     scanner: ReplyScanner,
+    /// Of the server's message that comes in parts, none is for the client.
+    swallows_rest: bool,
     answer: Answer,
     forwarded: bool,
     /// An error that is kept from the client, since the unit may run again.
@@ -155,6 +157,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             drop_cut: false,
             cut: 0,
             scanner: ReplyScanner::default(),
+            swallows_rest: false,
             answer: Answer {
                 status: TransactionStatus::Idle,
                 failed: false,
@@ -442,7 +445,14 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 break;
             }
             match self.scanner.step(replies, at) {
-                Step::Opaque { end } => at = end,
+                Step::Opaque { end } => {
+                    if self.swallows_rest {
+                        self.client_out.extend_from_slice(&replies[span..at]);
+                        span = end;
+                        self.swallows_rest = !self.scanner.at_boundary();
+                    }
+                    at = end;
+                }
                 Step::Incomplete => break,
                 Step::Malformed => return Err(Malformed),
                 Step::Message { tag, body, end } => {
@@ -455,6 +465,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                                 self.client_out.extend_from_slice(&instead);
                             }
                             span = end;
+                            self.swallows_rest = !self.scanner.at_boundary();
                         }
                     }
                     at = end;
