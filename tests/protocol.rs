@@ -802,6 +802,19 @@ async fn a_flush_is_answered_without_its_sync() {
         assert_eq!(tags(&answer), "2DC", "{sql}");
         assert_eq!(answer[2].command(), complete);
         assert_eq!(tags(&client.ask(&sync()).await), "Z");
+        // What the proxy answers by itself, since the server has the statement already or keeps it.
+        let run = [extended(sql, &[Some("5")]), flush()];
+        let again = [parse("mine", sql, &[]), flush()];
+        let closed = [close(b'S', "mine"), flush()];
+        client.ask(&batch(&[parse("mine", sql, &[]), sync()])).await;
+        client.ask(&batch(&[close(b'S', "mine"), sync()])).await;
+        client.send(&batch(&run)).await;
+        assert_eq!(tags(&client.until(b'C').await), "12TDC", "{sql}");
+        client.send(&batch(&again)).await;
+        assert_eq!(tags(&client.until(b'1').await), "1", "{sql}");
+        client.send(&batch(&closed)).await;
+        assert_eq!(tags(&client.until(b'3').await), "3", "{sql}");
+        assert_eq!(tags(&client.ask(&sync()).await), "Z");
         // The whole batch and its Flush in one write with what follows.
         let answer = client
             .ask(&batch(&[
@@ -814,7 +827,7 @@ async fn a_flush_is_answered_without_its_sync() {
             .await;
         assert_eq!(tags(&answer), "12TDC12TDCZ", "{sql}: {}", show(&answer));
     }
-    assert_eq!(client.value("select count(*) from flushed").await, "3");
+    assert_eq!(client.value("select count(*) from flushed").await, "4");
     // An error too, wherever in the batch.
     for sent in [
         parse("", "select * from nowhere", &[]),
@@ -834,7 +847,7 @@ async fn a_flush_is_answered_without_its_sync() {
         client.send(&batch(&[extended("select 2", &[]), flush()])).await;
         assert_eq!(tags(&client.ask(&sync()).await), "Z");
     }
-    assert_eq!(client.value("select count(*) from flushed").await, "3");
+    assert_eq!(client.value("select count(*) from flushed").await, "4");
     drop(client);
     scene.settled().await;
 }

@@ -681,9 +681,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 self.parties.inbox.consume(here);
                 continue;
             }
-            let Some(header) = frontend_header(bytes)? else {
-                return Ok(());
-            };
+            let Some(header) = frontend_header(bytes)? else { break };
             let here = header.total.min(bytes.len());
             let in_parts = header.tag == b'd' || bytes.len() >= waits_for(header.tag);
             self.answer.unknown |= in_parts && here < header.total && matches!(header.tag, b'Q' | b'P');
