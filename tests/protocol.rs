@@ -1363,6 +1363,42 @@ async fn a_cancel_request_ends_its_own_clients_statement_only() {
     scene.settled().await;
 }
 
+/// Servers cut long names with a notice, and change letters that aren't ASCII.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_is_told_what_the_server_makes_of_the_applications_name() {
+    let scene = Scene::start("").await;
+    let but_its_key = |wire: &Wire| -> Vec<Message> {
+        let greeting = wire.greeting.iter().filter(|message| message.tag != b'K');
+        greeting.cloned().collect()
+    };
+    for name in [
+        "short",
+        &"x".repeat(63),
+        &"y".repeat(64),
+        "Bestellungen f\u{fc}r \u{fc}bermorgen",
+        "tab\tbed",
+    ] {
+        let parameters = [
+            ("user", "postgres"),
+            ("database", &*scene.database),
+            ("application_name", name),
+        ];
+        let direct = Wire::login_with(scene.primary().port(), &parameters).await;
+        // The first has a server asked; of the others it is known.
+        for _ in 0..3 {
+            let mut proxied = Wire::login_with(scene.proxy.port, &parameters).await;
+            assert_eq!(but_its_key(&proxied), but_its_key(&direct), "{name:?}");
+            let answer = proxied.query("show application_name").await;
+            assert_eq!(tags(&answer), "TDCZ", "{}", show(&answer));
+            assert_eq!(
+                firsts(&answer)[0],
+                direct.parameter("application_name").expect("reported")
+            );
+        }
+    }
+    scene.settled().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_cancel_request_never_hits_the_connections_next_user() {
     let scene = Scene::start("[pool]\nsize = 1\n").await;

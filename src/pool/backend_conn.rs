@@ -48,6 +48,8 @@ pub struct BackendConn {
     parameters: Vec<(Box<str>, Box<str>)>,
     /// Notifications that came while something ran on the proxy's own account, as whole messages: they are for the session that listens.
     overheard: Vec<u8>,
+    /// Notices that came with what ran last on the proxy's own account, as whole messages.
+    remarks: Vec<u8>,
     /// The session that last drew from a sequence on it: what `currval()` and `lastval()` tell is that session's. 0 if it is nobody's.
     pub drawn_by: u64,
     /// The session that has run code of which nothing is known: whatever that has left is for nobody else.
@@ -143,6 +145,7 @@ impl BackendConn {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             overheard: Vec::new(),
+            remarks: Vec::new(),
             drawn_by: 0,
             suspect: None,
             worker,
@@ -175,6 +178,11 @@ impl BackendConn {
     /// Notifications that have come meanwhile. Whoever gives the connection back has taken them.
     pub fn take_overheard(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.overheard)
+    }
+
+    /// What the server remarked on what ran last on the proxy's own account, such as a setting that it has made shorter.
+    pub fn take_remarks(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.remarks)
     }
 
     /// Whether it may still be used: its node was not cut, and nothing has arrived that nobody asked for (which, on a connection at
@@ -355,6 +363,7 @@ impl BackendConn {
         frontend::put_query(&mut request, sql);
         self.stream.write_all(&request).await?;
         self.stream.flush().await?;
+        self.remarks.clear();
         let (mut buffer, mut scanner) = (BytesMut::with_capacity(4096), ReplyScanner::default());
         let (mut said, mut refused, mut ready) = (Said::default(), None, None);
         loop {
@@ -370,8 +379,10 @@ impl BackendConn {
                     Step::Incomplete => break,
                     Step::Malformed => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
                     Step::Message { tag, body, end } => {
-                        if tag == b'A' {
-                            self.overheard.extend_from_slice(&buffer[at..end]);
+                        match tag {
+                            b'A' => self.overheard.extend_from_slice(&buffer[at..end]),
+                            b'N' if scanner.at_boundary() => self.remarks.extend_from_slice(&buffer[at..end]),
+                            _ => {}
                         }
                         at = end;
                         match tag {

@@ -25,6 +25,8 @@ pub const REAP_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Welcome {
     /// `ParameterStatus`, in the server's order.
     pub parameters: Vec<(Box<str>, Box<str>)>,
+    /// Notices about the settings, as whole messages.
+    pub notices: Vec<u8>,
 }
 
 /// How the pools of one database and user log in.

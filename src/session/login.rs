@@ -227,11 +227,12 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
     )))
 }
 
-/// `ParameterStatus`, `BackendKeyData`, `ReadyForQuery`.
+/// Notices, `ParameterStatus`, `BackendKeyData`, `ReadyForQuery`.
 fn greet(out: &mut Vec<u8>, told: &mut Told, settings: &Settings, registered: &Registered) {
-    if let Some(SettingValue::Raw(name)) = settings.value("application_name") {
+    if let Some(name) = simple_application_name(settings) {
         told.note("application_name", name);
     }
+    out.extend_from_slice(&told.welcome.notices);
     let names: Vec<Box<str>> = told.welcome.parameters.iter().map(|(name, _)| name.clone()).collect();
     for name in names {
         if let Some(value) = told.value(&name) {
@@ -240,6 +241,20 @@ fn greet(out: &mut Vec<u8>, told: &mut Told, settings: &Settings, registered: &R
     }
     registered.key.encode_backend_key_data(out);
     put_ready(out, TransactionStatus::Idle);
+}
+
+/// The `application_name`, if a server takes it as it is. Others are changed by rules that differ between versions, and a longer one is
+/// cut with a notice.
+fn simple_application_name(settings: &Settings) -> Option<&str> {
+    /// `NAMEDATALEN`, less its terminator.
+    const LONGEST: usize = 63;
+    match settings.value("application_name") {
+        Some(SettingValue::Raw(name)) => {
+            let simple = name.len() <= LONGEST && name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            simple.then_some(&**name)
+        }
+        _ => None,
+    }
 }
 
 /// The settings that a start-up packet asks for. Later ones win, and those of their own win over `options`, as in the server.
@@ -261,13 +276,16 @@ fn startup_settings(startup: &StartupParams) -> Result<Settings, ErrorFields> {
 }
 
 /// What a server tells clients of these settings. The first client with them has a server asked, which also shows whether the database
-/// and the role exist; an `application_name` makes no difference but for itself.
+/// and the role exist; an `application_name` makes no difference but for itself, unless the server would change it.
 async fn welcome(
     worker: &Rc<Worker>,
     principal: &Arc<PrincipalPools>,
     settings: &Arc<Settings>,
 ) -> Result<Arc<Welcome>, ErrorFields> {
-    let plain = settings.without("application_name");
+    let plain = match simple_application_name(settings) {
+        Some(_) => settings.without("application_name"),
+        None => Settings::clone(settings),
+    };
     if let Some(known) = principal.welcome(&plain) {
         return Ok(known);
     }
@@ -289,8 +307,9 @@ async fn welcome(
             *value = "off".into();
         }
     }
+    let notices = placed.lease.conn().take_remarks();
     placed.lease.check_in(Instant::now());
-    let welcome = Arc::new(Welcome { parameters });
+    let welcome = Arc::new(Welcome { parameters, notices });
     principal.remember_welcome(&plain, Arc::clone(&welcome));
     Ok(welcome)
 }
