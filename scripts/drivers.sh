@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl php ruby go odbc)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres sqlx libpq perl php ruby go odbc)
 # What --quick takes: those that need no large installation.
 quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl)
 # A driver that takes longer than this hangs.
@@ -141,6 +141,12 @@ setup_go() {
         || skip go "go_checks.go doesn't compile with this Go and this lib/pq"
 }
 
+# A crate of its own. Cargo knows by itself what is to be done.
+setup_sqlx() {
+    say "building the checks of sqlx"
+    cargo build --locked --quiet --manifest-path "$here/sqlx/Cargo.toml" --target-dir "$tools/sqlx" >&2
+}
+
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
@@ -150,6 +156,7 @@ if wants jdbc; then setup_java; fi
 if wants libpq; then setup_libpq; fi
 if wants odbc; then setup_odbc; fi
 if wants go; then setup_go; fi
+if wants sqlx; then setup_sqlx; fi
 if wants perl && ! perl -MDBD::Pg -e 1 2>/dev/null; then apt_install libdbd-pg-perl; fi
 if wants php && ! php -r 'exit((int) !(extension_loaded("pgsql") && extension_loaded("pdo_pgsql")));' 2>/dev/null; then
     apt_install php-cli php-pgsql
@@ -346,6 +353,7 @@ for name in "${drivers[@]}"; do
         perl) run perl perl "$here/perl_checks.pl" ;;
         php) run php php "$here/php_checks.php" ;;
         ruby) run ruby ruby "$here/ruby_checks.rb" ;;
+        sqlx) run sqlx "$tools/sqlx/debug/sqlx-checks" ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
     esac
 done
