@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres sqlx libpq perl php ruby go odbc)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex prisma jdbc tokio-postgres sqlx libpq perl php ruby go odbc)
 # What --quick takes: those that need no large installation.
 quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl)
 # A driver that takes longer than this hangs.
@@ -93,6 +93,22 @@ setup_node() {
     cp "$here/package-lock.json" "$stamp"
 }
 
+# Its own programs would be fetched from elsewhere; what the checks need is in the packages. The one that `generate` insists on is never run.
+setup_prisma() {
+    command -v node >/dev/null && command -v npm >/dev/null || apt_install nodejs npm
+    node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major > 20 || (major == 20 && minor >= 19) ? 0 : 1)' \
+        || { skip prisma "it needs Node 20.19 or newer"; return; }
+    local stamp=$tools/prisma/installed
+    cat "$here/prisma/package-lock.json" "$here/prisma/schema.prisma" | cmp -s - "$stamp" && return
+    say "installing Prisma"
+    mkdir -p "$tools/prisma"
+    cp "$here/prisma/package.json" "$here/prisma/package-lock.json" "$here/prisma/schema.prisma" "$tools/prisma/"
+    npm ci --prefix "$tools/prisma" --ignore-scripts --no-audit --no-fund --loglevel=error >&2
+    (cd "$tools/prisma" && CHECKPOINT_DISABLE=1 PRISMA_HIDE_UPDATE_MESSAGE=1 PRISMA_SCHEMA_ENGINE_BINARY=$(type -P true) \
+        node node_modules/prisma/build/index.js generate --schema schema.prisma) >&2
+    cat "$here/prisma/package-lock.json" "$here/prisma/schema.prisma" >"$stamp"
+}
+
 setup_java() {
     command -v javac >/dev/null || apt_install default-jdk-headless
     [ -e "$jdbc_jar" ] || apt_install libpostgresql-jdbc-java
@@ -152,6 +168,7 @@ scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
 if wants psycopg asyncpg psycopg2 sqlalchemy django odbc; then setup_python; fi
 if wants pg postgres-js knex; then setup_node; fi
+if wants prisma; then setup_prisma; fi
 if wants jdbc; then setup_java; fi
 if wants libpq; then setup_libpq; fi
 if wants odbc; then setup_odbc; fi
@@ -346,6 +363,7 @@ for name in "${drivers[@]}"; do
         pg) NODE_PATH="$tools/node/node_modules" run pg node "$here/node_postgres.cjs" ;;
         postgres-js) NODE_PATH="$tools/node/node_modules" run postgres-js node "$here/postgres_js.cjs" ;;
         knex) NODE_PATH="$tools/node/node_modules" run knex node "$here/knex_checks.cjs" ;;
+        prisma) NODE_PATH="$tools/prisma/node_modules" run prisma node "$here/prisma_checks.cjs" ;;
         jdbc) run jdbc java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Jdbc ;;
         libpq) run libpq "$tools/c/libpq_pipeline" ;;
         go) run go "$tools/go/checks" ;;
