@@ -9,6 +9,9 @@ use super::frontend::c_string;
 
 /// A message longer than this is named as soon as its front is there and passed on in parts.
 const WAIT_LIMIT: usize = 16 * 1024;
+/// A description of columns or parameters is waited for whole: what is told of a statement must be compared. A server's is never longer
+/// (1664 columns with names of 64 bytes, or 65,535 parameters).
+const DESCRIPTION_LIMIT: usize = 512 * 1024;
 /// How much of such a message's front is waited for: severity and SQLSTATE stand first in an error.
 const FRONT: usize = 256;
 
@@ -98,7 +101,11 @@ impl ReplyScanner {
                     end: pos + total,
                 };
             }
-            if total <= WAIT_LIMIT || rest.len() < FRONT {
+            let limit = match tag {
+                b'T' | b't' => DESCRIPTION_LIMIT,
+                _ => WAIT_LIMIT,
+            };
+            if total <= limit || rest.len() < FRONT {
                 return Step::Incomplete;
             }
             self.skip = total - rest.len();
@@ -287,6 +294,15 @@ mod tests {
         assert_eq!(seen.len(), 2);
         assert_eq!(seen[0].0, b'E');
         assert!(seen[0].1 >= FRONT - HEADER);
+    }
+
+    #[test]
+    fn a_description_is_named_whole() {
+        let mut bytes = message(b't', &[1; 200_000]);
+        bytes.extend(message(b'T', &[2; 100_000]));
+        bytes.extend(message(b'Z', b"I"));
+        let seen = tags(&bytes, 8192);
+        assert_eq!(seen, [(b't', 200_000), (b'T', 100_000), (b'Z', 1)]);
     }
 
     #[test]
