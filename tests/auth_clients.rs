@@ -104,8 +104,8 @@ async fn serve(
         Err(error) => return outcomes.send(Outcome::NotOpened(error)).unwrap(),
     };
     let mut out = Vec::new();
-    if params.needs_negotiation(0) {
-        negotiate_version_message(0, &params.unsupported_options, &mut out);
+    if params.needs_negotiation(2) {
+        negotiate_version_message(2, &params.unsupported_options, &mut out);
         stream.write_all(&out).await.unwrap();
     }
     let encrypted = stream.is_tls();
