@@ -1548,6 +1548,60 @@ async fn prepared(scene: &Scene, sql: &str) -> Wire {
     client
 }
 
+/// Has `sql` prepared by `name`, and without one, as nothing that was there before can be: both are what it means now.
+async fn means_what_it_says(session: &mut Wire, name: &str, sql: &str) {
+    let told = |name: &str| batch(&[parse(name, sql, &[]), describe(b'S', name), sync()]);
+    let named = session.ask(&told(name)).await;
+    assert_eq!(named, session.ask(&told("")).await, "after {name}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_prepared_after_a_change_of_the_catalog_is_what_it_means_then() {
+    let scene = Scene::start("[pool]\nsize = 2\n").await;
+    let (mut changer, mut other) = (scene.wire().await, scene.wire().await);
+    let sql = "insert into retyped values ($1)";
+    for (round, change) in [
+        "create type mood as enum ('fine')",
+        "create table retyped (a int)",
+        "alter table retyped alter a type text",
+        "drop table retyped",
+        "create table retyped (a date)",
+        "alter table retyped alter a type int using null; alter table retyped alter a type inet using null",
+        "alter table retyped alter a type mood using null",
+        "drop type mood cascade; create type mood as enum ('fine'); alter table retyped add a mood",
+        "begin",
+        "alter table retyped alter a type text",
+        "commit",
+        "begin",
+        "alter table retyped alter a type date using null",
+        "select 1",
+        "rollback",
+        "create temporary table retyped (a int)",
+        "drop table pg_temp.retyped; create temporary table retyped (a text)",
+        "drop table retyped",
+        "create temporary table retyped (a date)",
+        "drop table retyped",
+    ]
+    .iter()
+    .enumerate()
+    {
+        // What was prepared before stays in use.
+        let name = format!("{round}: {change}");
+        let answer = changer.query(change).await;
+        assert_eq!(codes(&answer), Vec::<String>::new(), "{change}");
+        let in_block = answer.last().is_some_and(|ready| ready.body != b"I");
+        means_what_it_says(&mut changer, &name, sql).await;
+        // What is locked can't be prepared before it is what it will be.
+        if !in_block {
+            means_what_it_says(&mut other, &name, sql).await;
+        }
+    }
+    assert_eq!(
+        other.value(&format!("{ON_PRIMARY} select count(*) from retyped")).await,
+        "0"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_is_never_something_else_than_its_client_was_told() {
     let scene = Scene::start("[pool]\nsize = 2\n").await;

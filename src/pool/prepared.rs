@@ -87,6 +87,12 @@ impl PreparedRegistry {
         }
     }
 
+    /// Texts may mean something else than they did: what is prepared from now on is analysed from now on. A server goes on with the
+    /// parameter types that it found when it prepared a statement.
+    pub fn retire_all(&self) {
+        self.inner.lock().by_content.clear();
+    }
+
     /// The same text under an identity that isn't retired.
     pub fn renew(&self, statement: &Prepared) -> Arc<Prepared> {
         self.retire(statement);
@@ -214,6 +220,8 @@ mod tests {
         assert_ne!(new.id(), old.id());
         // Whoever else has the old one gets the same.
         assert_eq!(registry.renew(&old).id(), new.id());
+        registry.retire_all();
+        assert_ne!(registry.intern(b"select * from t", &[0, 0], "").id(), new.id());
     }
 
     #[test]

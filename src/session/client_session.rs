@@ -31,7 +31,7 @@ pub use super::placing::{Placed, Placing};
 use super::plan::{Ends, Plan, plan};
 use super::request::{Gathered, Tail, Unit};
 use super::retry::Verdict;
-use super::settle;
+use super::settle::{self, Meant};
 use super::statements::Statements;
 use super::worker::{Present, Worker};
 use crate::catalog::{Change, DatabaseNames, Names};
@@ -93,6 +93,10 @@ pub struct SessionState {
     pub change: Option<Change>,
     /// It has changed the settings with which sessions begin, as far as its block commits.
     pub alters_logins: bool,
+    /// It has changed what others' texts mean, as far as its block commits.
+    pub alters_catalog: bool,
+    /// How often it has changed what its own texts mean.
+    pub catalog_changes: u64,
 }
 
 /// How a session ends.
@@ -165,6 +169,8 @@ impl ClientSession {
                 may_pin: false,
                 change: None,
                 alters_logins: false,
+                alters_catalog: false,
+                catalog_changes: 0,
             },
         }
     }
@@ -327,7 +333,7 @@ impl ClientSession {
     /// What the names in this session's texts mean, for telling its prepared statements from those of others. Temporary tables are its own.
     fn statement_scope(&self) -> Cow<'static, str> {
         if self.state.pins.has(PinReason::TemporaryTable) {
-            return Cow::Owned(format!("session {}", self.present.id));
+            return Cow::Owned(format!("session {} {}", self.present.id, self.state.catalog_changes));
         }
         match self.state.settings.value("search_path") {
             None => Cow::Borrowed(""),
@@ -462,6 +468,7 @@ impl ClientSession {
         let names = settle::to_ask(plan, &later, attached.block.as_ref(), answer);
         let asked = self.ask_for_settings(&mut attached, names, answer).await?;
         settle::settle(&mut self.state, &mut attached, plan, &later, answer, &asked, now);
+        self.follow_catalog(plan, &later, attached.block.is_some());
         if plan.tail == Tail::Prepared && answer.failed {
             self.client.skip_to_sync();
         }
@@ -525,6 +532,19 @@ impl ClientSession {
             return Err(End::Fatal(SessionError::Draining));
         }
         Ok(())
+    }
+
+    /// What is prepared after a change of the catalog is prepared anew, in the block that has made it, and by all others once it is over:
+    /// before, they prepare what was.
+    fn follow_catalog(&mut self, plan: &Plan, later: &[Arc<StatementClass>], in_block: bool) {
+        let changes = settle::catalog_changes(plan, later, self.state.pins);
+        self.state.catalog_changes += u64::from(changes.is_some());
+        let for_others = changes == Some(Meant::ForAll);
+        self.state.alters_catalog |= for_others;
+        if for_others || (self.state.alters_catalog && !in_block) {
+            self.worker.shared.pools.statements.retire_all();
+        }
+        self.state.alters_catalog &= in_block;
     }
 
     /// Notifications that came while something was asked on the proxy's own account.

@@ -28,7 +28,7 @@ pub struct Plan {
     pub access: Access,
     /// If its node is lost.
     pub danger: Danger,
-    /// The classes of what changes the session, in order; where there is any, the plan is one request.
+    /// The classes of what changes the session or the catalog, in order; where there is any, the plan is one request.
     pub effects: SmallVec<[Arc<StatementClass>; 1]>,
     /// It begins a block and doesn't end it: lost before its answer, none of it is committed.
     pub begins: bool,
@@ -224,7 +224,7 @@ impl Sum {
                 Reason::Verb("INSERT" | "MERGE") | Reason::DataModifyingCte
             );
         }
-        if !class.effects.is_empty() {
+        if must_be_followed(class) {
             self.effects.push(Arc::clone(class));
         }
     }
@@ -370,8 +370,13 @@ pub fn plan(
     plan.ok_or_else(|| Violation("empty unit".into()))
 }
 
-/// Whether a request that follows others must wait for their end: it changes the session; or it names statements, of which those before
-/// it may yet fail to make one, or lose one.
+/// Whether the session must take note that it has run.
+fn must_be_followed(class: &StatementClass) -> bool {
+    class.ddl || !class.effects.is_empty()
+}
+
+/// Whether a request that follows others must wait for their end: it changes the session or the catalog; or it names statements, of which
+/// those before it may yet fail to make one, or lose one.
 fn must_stand_alone(
     request: &[FrameAt],
     bytes: &[u8],
@@ -379,7 +384,7 @@ fn must_stand_alone(
 ) -> bool {
     let mut changes = |sql| {
         let class: Arc<StatementClass> = classify(sql);
-        !class.effects.is_empty() || matches!(class.reason, Reason::Verb("COPY"))
+        must_be_followed(&class) || matches!(class.reason, Reason::Verb("COPY"))
     };
     let mut unnamed_here = false;
     request.iter().any(|frame| {

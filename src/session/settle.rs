@@ -9,7 +9,7 @@ use super::client_session::SessionState;
 use super::error::SessionError;
 use super::outcome::Answer;
 use super::own_settings::{self, OwnSettings};
-use super::phase::{Attached, Block};
+use super::phase::{Attached, Block, Pins};
 use super::plan::Plan;
 use crate::pool::{CurrentSetting, SettingValue, Settings};
 use crate::route::Target;
@@ -56,6 +56,34 @@ pub(super) fn settle(
         None => clear_up(state, attached, &unclear.unwrap_or_default(), asked),
     }
     follow_history(state, attached, plan, was_in_block, wrote, now);
+}
+
+/// For whom a change of the catalog is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Meant {
+    /// Only for the session itself: a temporary table, as far as can be told.
+    ForItself,
+    /// For every session.
+    ForAll,
+}
+
+/// Whether a unit may have changed what texts mean, and for whom. A session with temporary tables that drops something is taken to drop one:
+/// there are applications that make and drop one for each request, and what all sessions have prepared must not go each time. Nothing is
+/// lost by that, since whatever takes the place of what was dropped is created.
+pub(super) fn catalog_changes(plan: &Plan, later: &[Arc<StatementClass>], pins: Pins) -> Option<Meant> {
+    let meant = |class: &Arc<StatementClass>| {
+        let is_own = |effect: &Effect| match effect {
+            Effect::Pin(PinReason::TemporaryTable) => true,
+            Effect::MayUnpin(PinReason::TemporaryTable) => pins.has(PinReason::TemporaryTable),
+            _ => false,
+        };
+        match class.statements == 1 && class.effects.iter().any(is_own) {
+            true => Meant::ForItself,
+            false => Meant::ForAll,
+        }
+    };
+    let classes = plan.effects.iter().chain(later);
+    classes.filter(|class| class.ddl).map(meant).max()
 }
 
 /// Transaction control and settings write nothing by themselves.
