@@ -96,7 +96,7 @@ pub struct SessionState {
     /// It has changed what others' texts mean, as far as its block commits.
     pub alters_catalog: bool,
     /// How often it has changed what its own texts mean.
-    pub catalog_changes: u64,
+    pub catalog_changes: u32,
 }
 
 /// How a session ends.
@@ -376,7 +376,7 @@ impl ClientSession {
             let error = SessionError::TooManyStatements(Statements::LIMIT >> 20);
             return self.report(error, &plan, &unit.frames).await;
         }
-        if plan.ddl && self.state.change.is_none() {
+        if plan.changes_names && self.state.change.is_none() {
             self.state.change = Some(self.catalog.change());
         }
         if plan.begins && worker.shared.config.load().pool.mode == PoolMode::Statement {
@@ -389,7 +389,7 @@ impl ClientSession {
         }
         let mut plan = plan;
         plan.want = self.adjusted(plan.want, plan.fingerprint);
-        if plan.ddl && self.state.change.is_none() {
+        if plan.changes_names && self.state.change.is_none() {
             self.state.change = Some(self.catalog.change());
         }
         if plan.begins && worker.shared.config.load().pool.mode == PoolMode::Statement {
@@ -510,7 +510,7 @@ impl ClientSession {
             }
         }
         if attached.block.is_none() {
-            if later.iter().any(|class| class.ddl) {
+            if later.iter().any(|class| class.changes_names) {
                 drop(self.catalog.change());
             }
             self.state.change = None;
@@ -538,7 +538,7 @@ impl ClientSession {
     /// before, they prepare what was.
     fn follow_catalog(&mut self, plan: &Plan, later: &[Arc<StatementClass>], in_block: bool) {
         let changes = settle::catalog_changes(plan, later, self.state.pins);
-        self.state.catalog_changes += u64::from(changes.is_some());
+        self.state.catalog_changes += u32::from(changes.is_some());
         let for_others = changes == Some(Meant::ForAll);
         self.state.alters_catalog |= for_others;
         if for_others || (self.state.alters_catalog && !in_block) {

@@ -50,8 +50,8 @@ pub struct Plan {
     pub executes: u32,
     /// What it leaves behind can't be known.
     pub unknown: bool,
-    /// It may change what names mean.
-    pub ddl: bool,
+    /// It may change what reading a name does.
+    pub changes_names: bool,
     /// Nobody but the proxy is asked anything in it.
     pub own: bool,
     /// What a hint wants it to see.
@@ -130,7 +130,7 @@ struct Sum {
     sequence_state: bool,
     inserts: bool,
     unknown_code: bool,
-    ddl: bool,
+    changes_names: bool,
     own: bool,
     elsewhere: bool,
     consistency: Option<Consistency>,
@@ -156,7 +156,7 @@ impl Sum {
             sequence_state: false,
             inserts: false,
             unknown_code: false,
-            ddl: false,
+            changes_names: false,
             own: false,
             elsewhere: false,
             consistency: None,
@@ -210,7 +210,7 @@ impl Sum {
             )
         });
         self.unknown_code |= class.unknown_code;
-        self.ddl |= class.ddl;
+        self.changes_names |= class.changes_names;
         self.fingerprint = if self.executes == 1 { class.fingerprint } else { 0 };
         self.copies |= matches!(class.reason, Reason::Verb("COPY"));
         if class.access == Access::Write && !(class.hint == Some(Hint::Standby) && class.standby_by_hint) {
@@ -323,7 +323,7 @@ pub fn plan(
                 unknown_code: sum.unknown_code || !closed,
                 executes: sum.executes,
                 unknown: sum.unknown,
-                ddl: sum.ddl,
+                changes_names: sum.changes_names,
                 own: sum.own && !sum.elsewhere && closed && !prepared,
                 consistency: sum.consistency,
                 fingerprint: sum.fingerprint,
@@ -355,7 +355,7 @@ pub fn plan(
                 unknown_code: before.unknown_code || sum.unknown_code,
                 executes: before.executes + sum.executes,
                 unknown: false,
-                ddl: before.ddl || sum.ddl,
+                changes_names: before.changes_names || sum.changes_names,
                 own: false,
                 consistency: before.consistency.max(sum.consistency),
                 fingerprint: 0,

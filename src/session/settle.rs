@@ -252,7 +252,8 @@ fn follow_in_the_end(
 
 /// One statement that failed has changed nothing, but for what no rollback takes back. Of several, some may have.
 fn follow_failure(state: &mut SessionState, classes: &[&StatementClass]) {
-    let several = classes.len() > 1 || classes.iter().any(|class| class.statements > 1);
+    let with_effects = classes.iter().filter(|class| !class.effects.is_empty()).count();
+    let several = with_effects > 1 || classes.iter().any(|class| class.statements > 1);
     for effect in classes.iter().flat_map(|class| &class.effects) {
         match effect {
             Effect::Pin(reason @ (PinReason::AdvisoryLock | PinReason::Load | PinReason::SetSeed)) => {

@@ -43,8 +43,10 @@ pub struct StatementClass {
     pub effects: SmallVec<[Effect; 1]>,
     /// How many statements it holds; 0 is the empty query. Saturates.
     pub statements: u16,
-    /// May change what names mean: functions, types, operators, views, and what makes a table more than a table.
+    /// May change the catalog, but for rights, comments and indexes: what is prepared after it means something else.
     pub ddl: bool,
+    /// May change what reading a name does: functions, types, operators, views, and what makes a table more than a table.
+    pub changes_names: bool,
     /// A single plain read without effects: may run again on another node as long as nothing was forwarded to the client.
     pub retry_safe: bool,
     /// Uses the clock (`now()`, `CURRENT_DATE`, …), which is the node's own.

@@ -47,6 +47,7 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         effects: SmallVec::new(),
         statements: 0,
         ddl: false,
+        changes_names: false,
         retry_safe: false,
         now_sensitive: false,
         unknown_code: false,
@@ -107,6 +108,7 @@ fn add(class: &mut StatementClass, verdict: Verdict) {
     }
     class.statements = class.statements.saturating_add(1);
     class.ddl |= verdict.ddl;
+    class.changes_names |= verdict.changes_names;
     class.now_sensitive |= verdict.now_sensitive;
     for effect in verdict.effects {
         if class.effects.len() < MAX_EFFECTS {

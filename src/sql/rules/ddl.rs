@@ -11,7 +11,8 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
         return Verdict::write(Reason::Verb("ALTER SYSTEM"));
     }
     let mut verdict = Verdict::write(Reason::Verb(verb));
-    verdict.ddl = changes_names(statement, verb);
+    verdict.ddl = !is_about_rights(verb) && !statement.is_any_word(1, &["index", "unique"]);
+    verdict.changes_names = changes_names(statement, verb);
     if decides_on_logins(statement, verb) {
         verdict = verdict.with(Effect::LoginDefaults);
     }
@@ -34,6 +35,10 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
     } else {
         verdict
     }
+}
+
+fn is_about_rights(verb: &str) -> bool {
+    matches!(verb, "COMMENT" | "GRANT" | "REVOKE" | "SECURITY LABEL")
 }
 
 /// Whether a statement of data definition may change what a read does that names something: anything but plain tables, their columns and
@@ -67,7 +72,7 @@ pub(super) fn changes_names(statement: &Statement<'_>, verb: &str) -> bool {
         "unlogged",
         "view",
     ];
-    !matches!(verb, "COMMENT" | "GRANT" | "REVOKE" | "SECURITY LABEL")
+    !is_about_rights(verb)
         && (statement.truncated || (1..statement.len()).any(|index| statement.is_any_word(index, WORDS)))
 }
 

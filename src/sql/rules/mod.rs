@@ -27,6 +27,7 @@ pub(crate) struct Verdict {
     pub(crate) effects: SmallVec<[Effect; 1]>,
     /// May change the catalog.
     pub(crate) ddl: bool,
+    pub(crate) changes_names: bool,
     /// Uses the clock.
     pub(crate) now_sensitive: bool,
     /// Calls code of which nothing is known, also where the reason is another.
@@ -40,6 +41,7 @@ impl Verdict {
             reason,
             effects: SmallVec::new(),
             ddl: false,
+            changes_names: false,
             now_sensitive: false,
             unknown_code: false,
         }

@@ -27,7 +27,8 @@ pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &d
         verdict = verdict.with(Effect::NextVal);
     }
     if verdict.reason == Reason::SelectInto {
-        verdict.ddl = super::ddl::changes_names(statement, "SELECT INTO");
+        verdict.ddl = true;
+        verdict.changes_names = super::ddl::changes_names(statement, "SELECT INTO");
         if creates_temporary(statement) {
             verdict = verdict.with_pin(PinReason::TemporaryTable);
         }
