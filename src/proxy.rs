@@ -33,6 +33,7 @@ use crate::cluster::{Asker, Cluster, StartError};
 use crate::config::Config;
 use crate::metrics::{self, Metrics};
 use crate::pool::{Pools, REAP_INTERVAL};
+use crate::session::notifiers::Notifiers;
 use crate::session::worker::{Counters, Shared};
 use crate::wire::tls::{NodeTlsConnector, TlsError, server_config};
 use reload::Reload;
@@ -174,6 +175,7 @@ fn shared(config: &Arc<Config>, catalogs: Catalogs) -> Result<Shared, ProxyError
             config.listen.threads,
         ),
         catalogs,
+        notifiers: Notifiers::default(),
         cancels: Arc::default(),
         users: ArcSwap::from_pointee(users(config)?),
         tls: ArcSwapOption::from(client_tls(config)?),

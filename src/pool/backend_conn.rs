@@ -52,6 +52,8 @@ pub struct BackendConn {
     remarks: Vec<u8>,
     /// The session that last drew from a sequence on it: what `currval()` and `lastval()` tell is that session's. 0 if it is nobody's.
     pub drawn_by: u64,
+    /// The process id that the client was told who last wrote on it; 0 if none has.
+    pub writer: i32,
     /// The session that has run code of which nothing is known: whatever that has left is for nobody else.
     suspect: Option<u64>,
     /// The worker whose runtime watches the socket.
@@ -147,6 +149,7 @@ impl BackendConn {
             overheard: Vec::new(),
             remarks: Vec::new(),
             drawn_by: 0,
+            writer: 0,
             suspect: None,
             worker,
             opened: now,

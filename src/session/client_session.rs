@@ -280,10 +280,17 @@ impl ClientSession {
                 let mut bytes = heard.unwrap_or_default();
                 let alive = match (&mut self.phase, read) {
                     (Phase::Attached(attached), Ok(count)) if count > 0 => {
-                        let cluster = &self.worker.shared.cluster;
+                        let (cluster, notifiers) = (&self.worker.shared.cluster, &self.worker.shared.notifiers);
                         let conn = attached.lease.conn();
-                        let pid = self.registered.key.pid;
-                        overhear(&mut bytes, conn, &mut self.client, pid, &mut self.state.told, cluster).await?
+                        overhear(
+                            &mut bytes,
+                            conn,
+                            &mut self.client,
+                            notifiers,
+                            &mut self.state.told,
+                            cluster,
+                        )
+                        .await?
                     }
                     _ => Alive::No,
                 };
@@ -554,7 +561,7 @@ impl ClientSession {
         if overheard.is_empty() || !self.state.pins.has(PinReason::Listen) {
             return Ok(());
         }
-        let told = in_clients_terms(&overheard, conn.pid, self.registered.key.pid);
+        let told = in_clients_terms(&overheard, &self.worker.shared.notifiers);
         self.say(&told).await
     }
 

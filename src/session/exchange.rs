@@ -18,6 +18,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::expect::{Awaited, Checked, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
+use super::notifiers::Notifiers;
 use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::retry::{Attempt, Failure, NextStep, Parting, after};
@@ -27,7 +28,7 @@ use crate::cluster::{Cluster, Hint};
 use crate::pool::{BackendConn, PreparedRegistry};
 use crate::route::Target;
 use crate::sql::{SqlContext, StatementClass};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, own_notification, parameter_status};
+use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
 use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 use crate::wire::frontend;
@@ -46,8 +47,8 @@ pub struct Parties<'a> {
     pub client: &'a mut Stream,
     /// What it has sent.
     pub inbox: &'a mut Inbox,
-    /// The process id that it was told at login.
-    pub client_pid: i32,
+    /// Who notifies whom.
+    pub notifiers: &'a Notifiers,
     /// Its statements.
     pub statements: &'a mut Statements,
     /// What it has been told of the server's parameters.
@@ -542,8 +543,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
             b'A' => {
-                if let Some(own) = own_notification(body, self.parties.conn.pid, self.parties.client_pid) {
-                    return Fate::Replace(own);
+                if let Some(named) = self.parties.notifiers.in_clients_terms(body) {
+                    return Fate::Replace(named);
                 }
             }
             b'G' => self.copy_began(),

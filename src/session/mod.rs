@@ -21,6 +21,7 @@ pub mod exchange;
 pub mod expect;
 pub mod inbox;
 pub mod login;
+pub mod notifiers;
 pub mod outcome;
 pub mod overhear;
 mod own_settings;

@@ -9,18 +9,19 @@ use bytes::{Buf, BytesMut};
 use super::client_link::ClientLink;
 use super::inbox::poll_read;
 use super::login::Told;
+use super::notifiers::Notifiers;
 use crate::cluster::{Cluster, Hint};
 use crate::pool::BackendConn;
-use crate::wire::backend::{ReplyScanner, Step, own_notification, parameter_status, put_parameter_status};
+use crate::wire::backend::{ReplyScanner, Step, parameter_status, put_parameter_status};
 use crate::wire::error_response::ErrorView;
 use crate::wire::sqlstate::SqlState;
 
-/// Notifications as whole messages, with the client's own process id in those that are by its own server process.
-pub fn in_clients_terms(notifications: &[u8], server: i32, client: i32) -> Vec<u8> {
+/// Notifications as whole messages, with the process ids that clients know each other by.
+pub fn in_clients_terms(notifications: &[u8], notifiers: &Notifiers) -> Vec<u8> {
     let (mut out, mut at) = (Vec::with_capacity(notifications.len()), 0);
     let mut scanner = ReplyScanner::default();
     while let Step::Message { body, end, .. } = scanner.step(notifications, at) {
-        match own_notification(body, server, client) {
+        match notifiers.in_clients_terms(body) {
             Some(own) => out.extend_from_slice(&own),
             None => out.extend_from_slice(&notifications[at..end]),
         }
@@ -56,7 +57,7 @@ pub async fn overhear(
     bytes: &mut BytesMut,
     conn: &mut BackendConn,
     client: &mut ClientLink,
-    client_pid: i32,
+    notifiers: &Notifiers,
     told: &mut Told,
     cluster: &Cluster,
 ) -> io::Result<Alive> {
@@ -97,7 +98,7 @@ pub async fn overhear(
                     }
                 }
                 Step::Message { tag: b'A', body, end } => {
-                    match own_notification(body, conn.pid, client_pid) {
+                    match notifiers.in_clients_terms(body) {
                         Some(own) => out.extend_from_slice(&own),
                         None => out.extend_from_slice(&bytes[at..end]),
                     }

@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::cancel::CancelRegistry;
 use super::control::{Control, Order};
 use super::inbox::Buffers;
+use super::notifiers::Notifiers;
 use crate::auth::userlist::UserList;
 use crate::catalog::{Catalogs, Names};
 use crate::cluster::{Cluster, NodeId};
@@ -37,6 +38,8 @@ pub struct Shared {
     pub pools: Pools,
     /// What the databases' names mean.
     pub catalogs: Catalogs,
+    /// Who has sent a notification.
+    pub notifiers: Notifiers,
     /// Every client's cancel key.
     pub cancels: Arc<CancelRegistry>,
     /// The users file.

@@ -172,11 +172,11 @@ pub fn put_parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(0);
 }
 
-/// A `NotificationResponse` that is by the server process `server`, as a whole message that is by `client`: what a client takes for its own.
-pub fn own_notification(body: &[u8], server: i32, client: i32) -> Option<Vec<u8>> {
-    let behind = body.strip_prefix(&server.to_be_bytes())?;
-    let length = u32::try_from(body.len() + 4).ok()?;
-    Some([&[b'A'][..], &length.to_be_bytes(), &client.to_be_bytes(), behind].concat())
+/// A whole NotificationResponse with another sender's process id in the body's place for it.
+pub fn notification_from(body: &[u8], sender: i32) -> Vec<u8> {
+    let behind = body.get(4..).unwrap_or_default();
+    let length = behind.len() as u32 + 8;
+    [&[b'A'][..], &length.to_be_bytes(), &sender.to_be_bytes(), behind].concat()
 }
 
 /// Appends a `BackendKeyData`.

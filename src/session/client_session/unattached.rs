@@ -247,7 +247,12 @@ impl ClientSession {
         let (context, names) = (self.sql_context(), Rc::clone(&self.names));
         let link = Arc::clone(attached.lease.link());
         let failed_block = attached.block.as_ref().is_some_and(|block| block.failed);
-        let conn = attached.lease.conn();
+        let (conn, pid) = (attached.lease.conn(), self.registered.key.pid);
+        // One that is pinned may listen to itself: it is never forgotten.
+        if plan.access == Access::Write && (conn.writer != pid || self.state.pins.any()) {
+            conn.writer = pid;
+            worker.shared.notifiers.note(conn.pid, pid);
+        }
         self.registered.slot.arm(ServerProcess {
             node: conn.node,
             pid: conn.pid,
@@ -264,7 +269,7 @@ impl ClientSession {
         let parties = Parties {
             client: &mut self.client.stream,
             inbox: &mut self.client.inbox,
-            client_pid: self.registered.key.pid,
+            notifiers: &worker.shared.notifiers,
             statements: &mut self.state.statements,
             told: &mut self.state.told,
             conn,
