@@ -3,7 +3,7 @@
 mod support;
 
 use pgsluice::lab::LabGuard;
-use support::scene::Scene;
+use support::scene::{Scene, until};
 use support::wire::*;
 use support::{Proxy, client};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -256,6 +256,57 @@ async fn what_a_function_leaves_on_a_connection_is_for_no_stranger() {
             "after the end of {what}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_function_sets_follows_its_session() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let mut direct = scene.direct().await;
+    direct
+        .run(
+            "create function set_tenant(text) returns void language plpgsql as $$ begin
+                 perform set_config('app.tenant', $1, false); end $$;
+             create function become(text) returns void language sql as 'select set_tenant($1)';
+             create function probe() returns int stable language sql as 'select 1';
+             create table owned (tenant text default current_setting('app.tenant', true))",
+        )
+        .await;
+    scene.caught_up().await;
+    let mut clients = Vec::new();
+    for tenant in ["one", "two", "three"] {
+        clients.push((tenant, scene.wire().await));
+    }
+    until("the functions are known", async || {
+        let told = clients[0].1.query("explain (route) select probe()").await;
+        firsts(&told)[0] == "class: read"
+    })
+    .await;
+    // One connection on each node, for all.
+    for round in 0..3 {
+        for (number, (tenant, client)) in clients.iter_mut().enumerate() {
+            let set = if number % 2 == 0 { "set_tenant" } else { "become" };
+            if round == 0 {
+                client.run(&format!("select {set}('{tenant}')")).await;
+            }
+        }
+        for (tenant, client) in &mut clients {
+            for node in ["primary", "standby"] {
+                let sql = format!("/* pgsluice: {node} */ select current_setting('app.tenant', true)");
+                assert_eq!(client.value(&sql).await, *tenant, "{node}, round {round}");
+            }
+            client.run("insert into owned default values").await;
+        }
+    }
+    // It is undone with its block.
+    let (_, client) = &mut clients[0];
+    client.run("begin").await;
+    client.run("select set_tenant('never')").await;
+    client.run("rollback").await;
+    assert_eq!(client.value("select current_setting('app.tenant', true)").await, "one");
+    let count = "select string_agg(tenant || n, ' ' order by tenant) from (select tenant, count(*) as n from owned group by 1) as o";
+    assert_eq!(client.value(count).await, "one3 three3 two3");
+    drop(clients);
+    scene.settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

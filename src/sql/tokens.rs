@@ -23,6 +23,8 @@ pub(crate) struct Findings {
     pub(crate) unknown_code: bool,
     /// Some reason is code that may draw from sequences, even if it does nothing else to the session.
     pub(crate) may_draw: bool,
+    /// Settings that functions may leave changed.
+    pub(crate) settings: Vec<Box<str>>,
     /// Names in front of a parenthesis that are no known function: the tree must know them as aliases.
     pub(crate) unresolved: Vec<String>,
     /// Names of relations that aren't read safely: the tree must know them as something else.
@@ -218,7 +220,14 @@ impl Scan<'_> {
             None => {}
             Some(Reason::UnknownFunction { .. }) if !qualified && self.is_type(index) => {}
             Some(Reason::UnknownFunction { .. }) if !qualified => self.findings.unresolved.push(name.to_owned()),
-            Some(reason) => self.findings.add(reason),
+            Some(reason) => {
+                if matches!(reason, Reason::VolatileFunction { .. }) {
+                    self.findings
+                        .settings
+                        .extend(self.catalog.settings_left(called, arguments));
+                }
+                self.findings.add(reason);
+            }
         }
     }
 

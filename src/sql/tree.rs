@@ -92,21 +92,29 @@ impl Walk<'_> {
         let parts: Option<Vec<String>> = name.0.iter().map(|part| part.as_ident().map(folded)).collect();
         let reason = match parts.as_deref() {
             Some([name]) if is_expression_keyword(name) => None,
-            Some([name]) => function_reason(Name { schema: None, name }, arguments, self.context, self.catalog),
-            Some([schema, name]) => function_reason(
+            Some([name]) => self.called(Name { schema: None, name }, arguments),
+            Some([schema, name]) => self.called(
                 Name {
                     schema: Some(schema),
                     name,
                 },
                 arguments,
-                self.context,
-                self.catalog,
             ),
             _ => Some(Reason::UnknownFunction { name: name.to_string() }),
         };
         if let Some(reason) = reason {
             self.findings.add(reason);
         }
+    }
+
+    fn called(&mut self, name: Name<'_>, arguments: Option<usize>) -> Option<Reason> {
+        let reason = function_reason(name, arguments, self.context, self.catalog);
+        if matches!(reason, Some(Reason::VolatileFunction { .. })) {
+            self.findings
+                .settings
+                .extend(self.catalog.settings_left(name, arguments));
+        }
+        reason
     }
 
     fn function(&mut self, function: &Function) {

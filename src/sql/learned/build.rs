@@ -6,7 +6,7 @@
 use foldhash::HashMap;
 
 use super::rows::{CatalogRows, FunctionRow, RelationRow, TypeRow, Volatility};
-use super::traces::leaves_traces;
+use super::traces::settings_left;
 use super::{Doubt, Function, Learned, Operator, Relation, Type};
 use crate::sql::class::{Access, Reason};
 use crate::sql::classify::classify_with;
@@ -75,6 +75,7 @@ impl Learned {
             most: row.most,
             safe: declared || allowed,
             leaves_traces: !(declared || allowed),
+            settings: Vec::new(),
         };
         self.functions
             .entry(row.name.as_str().into())
@@ -158,12 +159,17 @@ impl Learned {
             let found = self.functions.get(row.name.as_str());
             let at = found.and_then(|named| named.iter().position(|function| is_it(function, row)));
             let Some(at) = at else { continue };
-            if found.is_some_and(|named| !named[at].leaves_traces) || leaves_traces(&statements_of(body), self) {
+            // What is safe is done; what leaves settings may come to call what leaves more of them.
+            if found.is_some_and(|named| named[at].safe) {
                 continue;
             }
+            let Some(settings) = settings_left(&statements_of(body), self) else {
+                continue;
+            };
             if let Some(named) = self.functions.get_mut(row.name.as_str()) {
-                named[at].leaves_traces = false;
-                changes = true;
+                let function = &mut named[at];
+                changes |= function.leaves_traces || function.settings != settings;
+                (function.leaves_traces, function.settings) = (false, settings);
             }
         }
         for row in &rows.relations {
@@ -171,7 +177,7 @@ impl Learned {
             let leave = triggers.iter().any(|(schema, name)| {
                 let named = self.functions.get(name.as_str()).map_or(&[][..], Vec::as_slice);
                 let mut functions = named.iter().filter(|function| *function.schema == **schema);
-                functions.any(|function| function.leaves_traces)
+                functions.any(|function| function.leaves_traces || !function.settings.is_empty())
             });
             let relation = self.relation(&row.schema, &row.name);
             changes |= relation.triggers_leave_traces != leave;

@@ -35,8 +35,10 @@ struct Function {
     most: Option<usize>,
     /// It only reads.
     safe: bool,
-    /// It may leave something on its connection that outlives the statement.
+    /// It may leave something on its connection that outlives the statement, beside settings.
     leaves_traces: bool,
+    /// Settings that it may leave changed.
+    settings: Vec<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -119,6 +121,11 @@ impl Catalog for Learned {
     fn unsafe_signature(&self, name: Name<'_>, arguments: Option<usize>) -> Option<String> {
         let function = self.candidates(name, arguments).find(|function| !function.safe)?;
         Some(format!("{}.{}({})", function.schema, name.name, function.arguments))
+    }
+
+    fn settings_left(&self, name: Name<'_>, arguments: Option<usize>) -> Vec<Box<str>> {
+        let candidates = self.candidates(name, arguments);
+        candidates.flat_map(|function| function.settings.clone()).collect()
     }
 
     fn type_is_safe(&self, name: Name<'_>) -> bool {

@@ -66,6 +66,12 @@ fn names() -> Learned {
             ),
             plpgsql("sets", "begin perform set_config('a.b', '1', false); end"),
             plpgsql("also_sets", "begin set work_mem = '1MB'; end"),
+            plpgsql(
+                "calls_sets",
+                "begin perform sets(), also_sets(); set local x.y = 1; end",
+            ),
+            plpgsql("sets_anything", "begin perform set_config($1, '1', false); end"),
+            plpgsql("becomes", "begin set role somebody; end"),
             plpgsql("makes", "begin create temp table x (n int); end"),
             plpgsql("dynamic", "begin execute 'select 1'; end"),
             plpgsql("calls_makes", "begin perform makes(); end"),
@@ -295,11 +301,13 @@ fn what_may_leave_traces_is_known_from_what_does_not() {
         ("insert into with_trigger (n) values (1)", true),
         ("delete from public.with_trigger", true),
         ("select locks()", true),
-        ("select sets()", true),
-        ("select also_sets()", true),
+        ("select sets()", false),
+        ("select also_sets()", false),
         ("select makes()", true),
         ("select dynamic()", true),
         ("select calls_makes()", true),
+        ("select sets_anything()", true),
+        ("select becomes()", true),
         ("select overloaded(1, 'a')", true),
         ("select nowhere()", true),
     ] {
@@ -308,5 +316,22 @@ fn what_may_leave_traces_is_known_from_what_does_not() {
         let draws = class.effects.contains(&Effect::NextVal);
         let must_draw = sql.starts_with("select writes") || sql.starts_with("select contained");
         assert!(draws || !must_draw, "{sql} may draw from a sequence");
+    }
+}
+
+#[test]
+fn settings_that_a_function_leaves_are_known_by_name() {
+    let names = names();
+    let set = |name: &str| Effect::SetConfig { name: name.into() };
+    for (sql, settings) in [
+        ("select sets()", vec![set("a.b")]),
+        ("select calls_sets() from t", vec![set("a.b"), set("work_mem")]),
+        ("update t set n = 1 where also_sets()", vec![set("work_mem")]),
+        ("select contained()", vec![]),
+    ] {
+        let class = classify_with(sql.as_bytes(), &SqlContext::default(), &names);
+        let mut effects = class.effects.to_vec();
+        effects.retain(|effect| *effect != Effect::NextVal);
+        assert_eq!(effects, settings, "{sql}");
     }
 }

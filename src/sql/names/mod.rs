@@ -99,6 +99,10 @@ pub trait Catalog: Sync {
     fn unsafe_signature(&self, _name: Name<'_>, _arguments: Option<usize>) -> Option<String> {
         None
     }
+    /// Settings that a call of this function may leave changed, beside what its route says.
+    fn settings_left(&self, _name: Name<'_>, _arguments: Option<usize>) -> Vec<Box<str>> {
+        Vec::new()
+    }
     /// Whether changing a relation of this name may run code that leaves something on its connection.
     fn triggers_leave_traces(&self, _name: &str) -> bool {
         false

@@ -74,6 +74,13 @@ impl Verdict {
         self
     }
 
+    /// Adds the settings that functions may leave changed.
+    fn with_settings(mut self, names: Vec<Box<str>>) -> Self {
+        let effects = names.into_iter().map(|name| Effect::SetConfig { name: name.into() });
+        self.effects.extend(effects);
+        self
+    }
+
     /// Adds which prepared statement it executes.
     fn with_execute(mut self, statement: &Statement<'_>) -> Self {
         let effect = session_state::execute(statement);

@@ -11,8 +11,9 @@ use crate::sql::{simplify, tree};
 
 /// A statement that begins with SELECT, WITH, VALUES or TABLE, perhaps in parentheses.
 pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
-    let findings = both_readings(statement, context, catalog);
+    let mut findings = both_readings(statement, context, catalog);
     let (now_sensitive, unknown_code, may_draw) = (findings.now_sensitive, findings.unknown_code, findings.may_draw);
+    let settings = std::mem::take(&mut findings.settings);
     let mut verdict = match findings.reason() {
         None => Verdict::read(Reason::PlainRead),
         Some(reason) => Verdict::write(reason),
@@ -26,6 +27,7 @@ pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &d
     if may_draw {
         verdict = verdict.with(Effect::NextVal);
     }
+    verdict = verdict.with_settings(settings);
     if verdict.reason == Reason::SelectInto {
         verdict.ddl = true;
         verdict.changes_names = super::ddl::changes_names(statement, "SELECT INTO");
@@ -51,6 +53,12 @@ fn both_readings(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn 
         findings.add(Reason::Unparsed);
         return findings;
     };
+    // What the tokens take for a keyword may be a function's name.
+    for setting in tree.findings.settings {
+        if !findings.settings.contains(&setting) {
+            findings.settings.push(setting);
+        }
+    }
     if let Some(reason) = tree.findings.hard {
         findings.add(reason);
     }
@@ -76,10 +84,12 @@ pub(super) fn change(statement: &Statement<'_>, context: &SqlContext, catalog: &
     let mut verdict = judge_by_head(statement);
     verdict.unknown_code = (0..statement.len())
         .any(|index| statement.is_name(index) && catalog.triggers_leave_traces(&statement.identifier(index)));
+    let mut settings = Vec::new();
     let mut note = |part: &Statement<'_>| {
         let findings = tokens::scan(part, context, catalog);
         let is_call = |name: &String| !["conflict", "insert", "returning", "set"].contains(&name.as_str());
         verdict.unknown_code |= findings.unknown_code || findings.unresolved.iter().any(is_call);
+        settings.extend(findings.settings);
         findings.may_draw
     };
     let may_draw = match (0..statement.len()).find(|&index| statement.is_word(index, "into")) {
@@ -93,10 +103,9 @@ pub(super) fn change(statement: &Statement<'_>, context: &SqlContext, catalog: &
         }
     };
     if may_draw {
-        verdict.with(Effect::NextVal)
-    } else {
-        verdict
+        verdict = verdict.with(Effect::NextVal);
     }
+    verdict.with_settings(settings)
 }
 
 /// INTO [LOCAL] TEMP[ORARY]
