@@ -242,6 +242,7 @@ impl Lab {
                 client_idle_timeout: None,
             },
             routing: config::Routing {
+                defaults: Vec::new(),
                 mode: config::RoutingMode::Split,
                 read_only_functions: Vec::new(),
                 catalog_refresh: Duration::from_secs(60),

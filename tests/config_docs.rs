@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pgsluice::config::keys::{KEYS, Key, Kind, Unset};
+use pgsluice::config::keys::{KEYS, Key, Kind, LISTS, Unset};
 use pgsluice::config::{Config, Overrides};
 
 const MANUAL: &str = include_str!("../docs/configuration.md");
@@ -23,8 +23,8 @@ fn the_manual_has_each_key_as_the_table_has_it() {
 fn each_row_of_the_manual_stands_under_its_section() {
     for key in KEYS {
         let (section, _) = in_section(key);
-        let heading = if section == "cluster.node" {
-            "## [[cluster.node]]".to_owned()
+        let heading = if LISTS.contains(&section) {
+            format!("## [[{section}]]")
         } else {
             format!("## [{section}]")
         };
@@ -40,8 +40,8 @@ fn each_row_of_the_manual_stands_under_its_section() {
 fn the_sample_shows_each_key_with_its_default() {
     for key in KEYS {
         let (section, name) = in_section(key);
-        let heading = if section == "cluster.node" {
-            "[[cluster.node]]".to_owned()
+        let heading = if LISTS.contains(&section) {
+            format!("[[{section}]]")
         } else {
             format!("[{section}]")
         };
@@ -94,10 +94,11 @@ fn every_commented_line_of_the_sample_is_a_key_that_loads() {
 
 /// `listen.tls.cert` is written as `tls.cert` in `[listen]`.
 fn in_section(key: &Key) -> (&'static str, &'static str) {
-    match key.path.strip_prefix("cluster.node.") {
-        Some(name) => ("cluster.node", name),
-        None => key.path.split_once('.').expect("each key is in a section"),
-    }
+    let listed = LISTS.into_iter().find_map(|list| {
+        let name = key.path.strip_prefix(list)?.strip_prefix('.')?;
+        Some((list, name))
+    });
+    listed.unwrap_or_else(|| key.path.split_once('.').expect("each key is in a section"))
 }
 
 fn manual_row(key: &Key) -> String {

@@ -612,6 +612,10 @@ fn every_key_of_the_table_is_read() {
             Some("address") => format!("[[cluster.node]]\naddress = {DATE}"),
             Some(name) => format!("[[cluster.node]]\naddress = \"a:1\"\n{name} = {DATE}"),
             None if key.path == "cluster.nodes" => format!("cluster.nodes = {DATE}"),
+            None if key.path.starts_with("routing.default.") => {
+                let name = key.path.trim_start_matches("routing.default.");
+                format!("{NODES}[[routing.default]]\n{name} = {DATE}")
+            }
             None => format!("{NODES}{} = {DATE}", key.path),
         };
         let errors = parse(&text).expect_err(key.path);

@@ -209,3 +209,56 @@ async fn a_notice_tells_where_each_statement_goes_and_why() {
     drop(client);
     scene.settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defaults_for_some_sessions_hold_until_they_say_otherwise() {
+    let defaults = "[[routing.default]]\nuser = \"reader\"\nroute = \"standby\"\n\
+        [[routing.default]]\ndatabase = \"postgres\"\nconsistency = \"linearizable\"\nroute = \"primary\"\n";
+    let (scene, mut anybody) = furnished(defaults).await;
+    let role = "do $$ begin create role reader login; exception when duplicate_object then null; end $$";
+    scene.direct().await.run(role).await;
+    scene.caught_up().await;
+    let login = async |user: &str, database: &str| {
+        Wire::login_with(scene.proxy.port, &[("user", user), ("database", database)]).await
+    };
+    for (user, database, shown) in [
+        ("reader", &*scene.database, ["standby", "read_your_writes"]),
+        // Of each key the first that fits.
+        ("reader", "postgres", ["standby", "linearizable"]),
+        ("postgres", "postgres", ["primary", "linearizable"]),
+        ("postgres", &*scene.database, ["auto", "read_your_writes"]),
+    ] {
+        let mut client = login(user, database).await;
+        assert_eq!(
+            client.value("show pgsluice.route").await,
+            shown[0],
+            "{user} in {database}"
+        );
+        assert_eq!(
+            client.value("show pgsluice.consistency").await,
+            shown[1],
+            "{user} in {database}"
+        );
+        let goes = route(&mut client, "select 1").await;
+        let reason = match shown[0] {
+            "standby" => "(standby; hint_standby)",
+            "primary" => "(primary; hint_primary)",
+            _ => "(standby; read)",
+        };
+        assert!(goes.ends_with(reason), "{user} in {database}: {goes}");
+    }
+    let mut reader = login("reader", &scene.database).await;
+    reader.run("set pgsluice.route = 'primary'").await;
+    assert!(
+        route(&mut reader, "select 1")
+            .await
+            .ends_with("(primary; hint_primary)")
+    );
+    reader.run("reset pgsluice.route").await;
+    assert!(
+        route(&mut reader, "select 1")
+            .await
+            .ends_with("(standby; hint_standby)")
+    );
+    assert!(route(&mut anybody, "select 1").await.ends_with("(standby; read)"));
+}

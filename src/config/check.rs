@@ -4,31 +4,29 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::file::{Document, NodeTable};
-use super::keys::{nearest, quoted};
+use super::file::{Document, ListedTable};
+use super::keys::{self, nearest, quoted};
 use super::problem::{ConfigErrors, Place, Unfit};
 use super::reader::Reader;
 use super::units::{parse_address, parse_listen, show_duration};
 use super::{
     Admin, Auth, AuthMethod, Cluster, Config, Consistency, Failover, Listen, ListenTls, Monitor, NodeAddress,
-    NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, Routing, RoutingMode, Secret, SslMode,
+    NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, RoutePreference, Routing, RoutingDefault,
+    RoutingMode, Secret, SslMode,
 };
 
 /// Checks everything, whatever is found on the way. `folder` is where relative paths start.
 pub(super) fn check(document: Document, folder: &Path) -> Result<Config, ConfigErrors> {
-    let Document {
-        whole,
-        entries,
-        node_tables,
-    } = document;
+    let Document { whole, entries, tables } = document;
     let mut reader = Reader::new(entries, whole, folder);
     let listen = listen(&mut reader);
     let auth = auth(&mut reader, &listen.addresses);
-    let cluster = cluster(&mut reader, node_tables, folder);
+    let (nodes, defaults): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| table.list == keys::NODE);
+    let cluster = cluster(&mut reader, nodes, folder);
     let monitor = monitor(&mut reader);
     let config = Config {
         pool: pool(&mut reader),
-        routing: routing(&mut reader, &monitor),
+        routing: routing(&mut reader, &monitor, defaults, folder),
         failover: failover(&mut reader, &cluster.nodes),
         admin: admin(&mut reader),
         listen,
@@ -133,7 +131,7 @@ fn auth(reader: &mut Reader<'_>, addresses: &[SocketAddr]) -> Auth {
     }
 }
 
-fn cluster(reader: &mut Reader<'_>, tables: Vec<NodeTable>, folder: &Path) -> Cluster {
+fn cluster(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> Cluster {
     Cluster {
         nodes: nodes(reader, tables, folder),
         state_file: reader.file("cluster.state_file"),
@@ -145,7 +143,7 @@ fn cluster(reader: &mut Reader<'_>, tables: Vec<NodeTable>, folder: &Path) -> Cl
     }
 }
 
-fn nodes(reader: &mut Reader<'_>, tables: Vec<NodeTable>, folder: &Path) -> Vec<NodeConfig> {
+fn nodes(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> Vec<NodeConfig> {
     const KEY: &str = "cluster.nodes";
     if !tables.is_empty() && reader.has(KEY) {
         reader.refuse(
@@ -323,7 +321,7 @@ fn limit(duration: std::time::Duration) -> Option<std::time::Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-fn routing(reader: &mut Reader<'_>, monitor: &Monitor) -> Routing {
+fn routing(reader: &mut Reader<'_>, monitor: &Monitor, defaults: Vec<ListedTable>, folder: &Path) -> Routing {
     let max_lag = reader.duration("routing.max_lag");
     if max_lag < monitor.interval {
         let interval = show_duration(monitor.interval);
@@ -358,6 +356,7 @@ fn routing(reader: &mut Reader<'_>, monitor: &Monitor) -> Routing {
         consistency: reader.choice("routing.consistency", Consistency::from_name),
         max_lag,
         read_from_primary: reader.choice("routing.read_from_primary", ReadFromPrimary::from_name),
+        defaults: routing_defaults(reader, defaults, folder),
         mode: reader.choice("routing.mode", RoutingMode::from_name),
         read_only_functions: reader
             .texts("routing.read_only_functions")
@@ -366,6 +365,21 @@ fn routing(reader: &mut Reader<'_>, monitor: &Monitor) -> Routing {
             .collect(),
         catalog_refresh: reader.duration("routing.catalog_refresh"),
     }
+}
+
+fn routing_defaults(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> Vec<RoutingDefault> {
+    let mut defaults = Vec::new();
+    for table in tables {
+        let mut inner = Reader::new(table.entries, table.place, folder);
+        defaults.push(RoutingDefault {
+            user: inner.text("routing.default.user"),
+            database: inner.text("routing.default.database"),
+            consistency: inner.choice_if_set("routing.default.consistency", Consistency::from_name),
+            route: inner.choice_if_set("routing.default.route", RoutePreference::from_name),
+        });
+        reader.add_problems(inner.into_problems());
+    }
+    defaults
 }
 
 fn failover(reader: &mut Reader<'_>, nodes: &[NodeConfig]) -> Failover {

@@ -1,6 +1,6 @@
 //! The names that choices have in the file, in `SET pgsluice.…` and in what is shown.
 
-use super::{AuthMethod, Consistency, PoolMode, Promote, ReadFromPrimary, RoutingMode, SslMode};
+use super::{AuthMethod, Consistency, PoolMode, Promote, ReadFromPrimary, RoutePreference, RoutingMode, SslMode};
 
 /// Gives an enum its names, in both directions.
 macro_rules! named {
@@ -35,6 +35,7 @@ named! {
     PoolMode { Transaction = "transaction", Session = "session", Statement = "statement" }
     Promote { Auto = "auto", Never = "never" }
     ReadFromPrimary { Never = "never", Fallback = "fallback", Also = "also" }
+    RoutePreference { Auto = "auto", Primary = "primary", Standby = "standby" }
     RoutingMode { Split = "split", Observe = "observe" }
     SslMode {
         Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",

@@ -13,23 +13,22 @@ use super::keys;
 use super::overrides::Overrides;
 use super::problem::{Place, Problem};
 
-/// The section that is a list of tables.
-const NODE: &str = "cluster.node";
-
 /// A whole file, or what flags and variables say without one.
 #[derive(Debug)]
 pub(super) struct Document {
     /// For what is missing.
     pub(super) whole: Place,
-    /// All keys with their values, those of `[[cluster.node]]` excepted.
+    /// All keys with their values, those of [`keys::LISTS`] excepted.
     pub(super) entries: Vec<Entry>,
-    /// The `[[cluster.node]]` tables, in order.
-    pub(super) node_tables: Vec<NodeTable>,
+    /// The tables of [`keys::LISTS`], in order.
+    pub(super) tables: Vec<ListedTable>,
 }
 
-/// One `[[cluster.node]]`.
+/// One `[[cluster.node]]`, or another table of which there may be several.
 #[derive(Debug)]
-pub(super) struct NodeTable {
+pub(super) struct ListedTable {
+    /// Which list it is of.
+    pub(super) list: &'static str,
     /// Where it starts.
     pub(super) place: Place,
     /// Its keys, with whole paths as `cluster.node.address`.
@@ -96,7 +95,7 @@ impl Document {
         Document {
             whole: Place::Whole(name.into()),
             entries: Vec::new(),
-            node_tables: Vec::new(),
+            tables: Vec::new(),
         }
     }
 
@@ -106,7 +105,7 @@ impl Document {
             self.entries
                 .retain(|entry| entry.path != path && !excludes(path, &entry.path, &entry.place));
             if path == "cluster.nodes" {
-                self.node_tables.clear();
+                self.tables.retain(|table| table.list != keys::NODE);
             }
             self.entries.push(Entry {
                 path: path.to_owned(),
@@ -157,21 +156,28 @@ impl Walk<'_> {
         for (key, value) in table {
             let path = join(section, key.get_ref());
             match value.get_ref() {
-                DeValue::Array(items) if path == NODE && items.iter().all(|item| item.get_ref().is_table()) => {
-                    into.node_tables.extend(items.iter().map(|item| self.node_table(item)));
+                DeValue::Array(items)
+                    if items.iter().all(|item| item.get_ref().is_table()) && keys::list(&path).is_some() =>
+                {
+                    let list = keys::list(&path).unwrap_or_default();
+                    into.tables
+                        .extend(items.iter().map(|item| self.listed_table(list, item)));
                 }
-                DeValue::Table(inner) if path != NODE && keys::is_section(&path) => self.table(&path, inner, into),
+                DeValue::Table(inner) if keys::list(&path).is_none() && keys::is_section(&path) => {
+                    self.table(&path, inner, into);
+                }
                 _ => into.entries.push(self.entry(path, key.span().start, value)),
             }
         }
     }
 
-    fn node_table(&self, item: &Spanned<DeValue<'_>>) -> NodeTable {
+    fn listed_table(&self, list: &'static str, item: &Spanned<DeValue<'_>>) -> ListedTable {
         let entries = item.get_ref().as_table().into_iter().flatten();
-        NodeTable {
+        ListedTable {
+            list,
             place: self.lines.place(item.span().start),
             entries: entries
-                .map(|(key, value)| self.entry(join(NODE, key.get_ref()), key.span().start, value))
+                .map(|(key, value)| self.entry(join(list, key.get_ref()), key.span().start, value))
                 .collect(),
         }
     }

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use super::{AuthMethod, Consistency, PoolMode, Promote, ReadFromPrimary, RoutingMode, SslMode};
+use super::{AuthMethod, Consistency, PoolMode, Promote, ReadFromPrimary, RoutePreference, RoutingMode, SslMode};
 
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// Section and name, as `routing.max_lag`. Those of `cluster.node` stand in each `[[cluster.node]]` table.
+    /// Section and name, as `routing.max_lag`. Those of [`LISTS`] stand in each `[[cluster.node]]` table, for one.
     pub path: &'static str,
     /// What it takes.
     pub kind: Kind,
@@ -183,6 +183,15 @@ keys! {
     "routing.balancer": Choice { names: &["power_of_two_choices"], not_yet: &[] }, Is("power_of_two_choices"),
         "How one of several fit standbys is chosen.";
 
+    "routing.default.user": Text, Means("any"),
+        "Sessions of this user.";
+    "routing.default.database": Text, Means("any"),
+        "Sessions in this database.";
+    "routing.default.consistency": Choice { names: Consistency::NAMES, not_yet: &[] }, Means("`routing.consistency`"),
+        "What their reads must see, until they `SET pgsluice.consistency`.";
+    "routing.default.route": Choice { names: RoutePreference::NAMES, not_yet: &[] }, Means("`auto`"),
+        "Where their reads go, until they `SET pgsluice.route`.";
+
     "failover.trigger_file": FutureFile, Means("none"),
         "The file whose appearance asks for a promotion.";
     "failover.promote": Choice { names: Promote::NAMES, not_yet: &[] }, Is("auto"),
@@ -196,6 +205,18 @@ keys! {
 
     "admin.http": Address, Is("127.0.0.1:9432"),
         "Where `/metrics`, `/livez`, `/readyz`, `/status` and the status page are served, or `off`.";
+}
+
+/// The list of nodes.
+pub(super) const NODE: &str = "cluster.node";
+/// The list of defaults for some sessions.
+pub(super) const DEFAULT: &str = "routing.default";
+/// Sections that are lists of tables.
+pub const LISTS: [&str; 2] = [NODE, DEFAULT];
+
+/// The list of this path.
+pub(super) fn list(path: &str) -> Option<&'static str> {
+    LISTS.into_iter().find(|list| *list == path)
 }
 
 /// Keys that the manual's readers may expect, and why they are refused.
@@ -220,7 +241,12 @@ impl Key {
     /// The environment's variable for it; none for what stands in a list of tables.
     pub fn variable(&self) -> Option<String> {
         match self.path {
-            path if path.starts_with("cluster.node.") => None,
+            path if LISTS
+                .iter()
+                .any(|list| path.strip_prefix(list).is_some_and(|rest| rest.starts_with('.'))) =>
+            {
+                None
+            }
             "listen.addresses" => Some("PGSLUICE_LISTEN".to_owned()),
             "cluster.nodes" => Some("PGSLUICE_NODES".to_owned()),
             "failover.trigger_file" => Some("PGSLUICE_TRIGGER_FILE".to_owned()),

@@ -296,12 +296,60 @@ pub struct Routing {
     pub max_lag: Duration,
     /// When the primary takes reads.
     pub read_from_primary: ReadFromPrimary,
+    /// What holds for some sessions instead; the first that fits, for each of its values.
+    pub defaults: Vec<RoutingDefault>,
     /// Whether reads are spread.
     pub mode: RoutingMode,
     /// VOLATILE functions that only read: `schema.name`, or a name in any schema.
     pub read_only_functions: Vec<String>,
     /// How long a change to a database's functions and views that was made past the proxy may go unnoticed.
     pub catalog_refresh: Duration,
+}
+
+/// What holds for sessions of a user, in a database, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoutingDefault {
+    /// Of this user; of any.
+    pub user: Option<String>,
+    /// In this database; in any.
+    pub database: Option<String>,
+    /// What their reads must see.
+    pub consistency: Option<Consistency>,
+    /// Where their reads go.
+    pub route: Option<RoutePreference>,
+}
+
+impl Routing {
+    /// What reads of such a session must see.
+    pub fn consistency_for(&self, user: &str, database: &str) -> Consistency {
+        self.first_for(user, database, |default| default.consistency)
+            .unwrap_or(self.consistency)
+    }
+
+    /// Where reads of such a session go.
+    pub fn route_for(&self, user: &str, database: &str) -> RoutePreference {
+        self.first_for(user, database, |default| default.route)
+            .unwrap_or_default()
+    }
+
+    fn first_for<T>(&self, user: &str, database: &str, value: impl Fn(&RoutingDefault) -> Option<T>) -> Option<T> {
+        let is = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
+        let mut fitting = self.defaults.iter();
+        fitting
+            .find_map(|default| value(default).filter(|_| is(&default.user, user) && is(&default.database, database)))
+    }
+}
+
+/// Where a session wants its reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RoutePreference {
+    /// Wherever the rules say.
+    #[default]
+    Auto,
+    /// On the primary.
+    Primary,
+    /// On a standby, whatever it has of the session's writes; on the primary only if there is none.
+    Standby,
 }
 
 /// Whether reads are spread.

@@ -254,8 +254,10 @@ fn unknown_key(entry: &Entry) -> Option<Problem> {
     let path = entry.path.as_str();
     let unfit = if keys::find(path).is_some() {
         return None;
-    } else if path == "cluster.node" {
+    } else if path == keys::NODE {
         Unfit::new("is a list of tables").suggest("write [[cluster.node]] above each node's address, name and weight")
+    } else if let Some(list) = keys::list(path) {
+        Unfit::new("is a list of tables").suggest(format!("write [[{list}]] above the keys of each"))
     } else if keys::is_section(path) {
         Unfit::new(format!("is a section, not {}", entry.value)).suggest(format!("write [{path}] and its keys below"))
     } else if let Some((_, why)) = keys::NOT_YET.iter().find(|(name, _)| *name == path) {

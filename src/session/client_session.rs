@@ -433,8 +433,12 @@ impl ClientSession {
 
     /// What is wanted of a unit, where the session, the configuration, or what a standby has said before have a say.
     fn adjusted(&self, want: Want, fingerprint: u64) -> Want {
-        let mode = self.worker.shared.config.load().routing.mode;
-        match self.state.own.applied_to(want) {
+        let config = self.worker.shared.config.load();
+        let mode = config.routing.mode;
+        let login = &self.principal.login;
+        let route = config.routing.route_for(&login.user, &login.database);
+        drop(config);
+        match self.state.own.applied_to(want, route) {
             Want::Read if self.catalog.refusals.knows(fingerprint) => Want::Primary(RouteReason::RefusedBefore),
             Want::Read | Want::Standby if mode == RoutingMode::Observe => Want::Primary(RouteReason::Observed),
             want => want,

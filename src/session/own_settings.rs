@@ -2,40 +2,9 @@
 //! that isn't there, so that they follow transactions, RESET and start-up options as all settings do.
 
 use super::error::SessionError;
-use crate::config::Consistency;
+use crate::config::{Consistency, RoutePreference};
 use crate::pool::{SettingValue, Settings};
 use crate::route::{RouteReason, Want};
-
-/// Where a session wants its reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Preference {
-    /// Wherever the rules say.
-    #[default]
-    Auto,
-    /// On the primary.
-    Primary,
-    /// On a standby, whatever it has of the session's writes; on the primary only if there is none.
-    Standby,
-}
-
-impl Preference {
-    const ALL: [(Preference, &str); 3] = [
-        (Preference::Auto, "auto"),
-        (Preference::Primary, "primary"),
-        (Preference::Standby, "standby"),
-    ];
-
-    fn from_name(name: &str) -> Option<Preference> {
-        let mut all = Preference::ALL.into_iter();
-        all.find_map(|(preference, known)| (known == name).then_some(preference))
-    }
-
-    fn name(self) -> &'static str {
-        let mut all = Preference::ALL.into_iter();
-        all.find_map(|(preference, name)| (preference == self).then_some(name))
-            .unwrap_or_default()
-    }
-}
 
 /// All of one session's. What isn't set, or is set to what it can't be by a function, is as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,7 +12,7 @@ pub struct OwnSettings {
     /// `pgsluice.consistency`
     pub consistency: Option<Consistency>,
     /// `pgsluice.route`
-    pub route: Preference,
+    pub route: Option<RoutePreference>,
     /// `pgsluice.explain`: a NOTICE tells where each statement goes, and why.
     pub explain: bool,
 }
@@ -53,27 +22,26 @@ impl OwnSettings {
     pub fn of(settings: &Settings) -> OwnSettings {
         OwnSettings {
             consistency: value(settings, "pgsluice.consistency").and_then(Consistency::from_name),
-            route: value(settings, "pgsluice.route")
-                .and_then(Preference::from_name)
-                .unwrap_or_default(),
+            route: value(settings, "pgsluice.route").and_then(RoutePreference::from_name),
             explain: value(settings, "pgsluice.explain").and_then(flag).unwrap_or_default(),
         }
     }
 
-    /// What the session wants of a statement that wants this by itself. Hints in the statement stand above it.
-    pub fn applied_to(self, want: Want) -> Want {
-        match (want, self.route) {
-            (Want::Read, Preference::Primary) => Want::Primary(RouteReason::HintPrimary),
-            (Want::Read, Preference::Standby) => Want::Standby,
+    /// What the session wants of a statement that wants this by itself, where `route` holds if it has set none. Hints in the statement stand
+    /// above it.
+    pub fn applied_to(self, want: Want, route: RoutePreference) -> Want {
+        match (want, self.route.unwrap_or(route)) {
+            (Want::Read, RoutePreference::Primary) => Want::Primary(RouteReason::HintPrimary),
+            (Want::Read, RoutePreference::Standby) => Want::Standby,
             (want, _) => want,
         }
     }
 
-    /// What SHOW says. `consistency` is what holds where none is set.
-    pub fn show(self, name: &str, consistency: Consistency) -> &'static str {
+    /// What SHOW says. `consistency` and `route` are what holds where none is set.
+    pub fn show(self, name: &str, consistency: Consistency, route: RoutePreference) -> &'static str {
         match name {
             "consistency" => self.consistency.unwrap_or(consistency).name(),
-            "route" => self.route.name(),
+            "route" => self.route.unwrap_or(route).name(),
             _ if self.explain => "on",
             _ => "off",
         }
@@ -103,7 +71,7 @@ pub(super) fn refused(name: &str, value: &str) -> Option<SessionError> {
     let value = unquoted(value);
     let allowed = match name.strip_prefix("pgsluice.")? {
         "consistency" if Consistency::from_name(value).is_some() => return None,
-        "route" if Preference::from_name(value).is_some() => return None,
+        "route" if RoutePreference::from_name(value).is_some() => return None,
         "explain" if flag(value).is_some() => return None,
         "consistency" => "pgsluice.consistency is one of eventual, read_your_writes, session, linearizable.",
         "route" => "pgsluice.route is one of auto, primary, standby.",
@@ -145,14 +113,23 @@ mod tests {
             route,
             ..OwnSettings::default()
         };
-        for (route, read) in [
-            (Preference::Auto, Want::Read),
-            (Preference::Primary, Want::Primary(RouteReason::HintPrimary)),
-            (Preference::Standby, Want::Standby),
+        let (auto, primary, standby) = (
+            RoutePreference::Auto,
+            RoutePreference::Primary,
+            RoutePreference::Standby,
+        );
+        let on_primary = Want::Primary(RouteReason::HintPrimary);
+        for (set, configured, read) in [
+            (None, auto, Want::Read),
+            (None, primary, on_primary),
+            (None, standby, Want::Standby),
+            (Some(auto), primary, Want::Read),
+            (Some(primary), standby, on_primary),
+            (Some(standby), auto, Want::Standby),
         ] {
-            assert_eq!(prefers(route).applied_to(Want::Read), read);
-            assert_eq!(prefers(route).applied_to(write), write);
-            assert_eq!(prefers(route).applied_to(Want::Standby), Want::Standby);
+            assert_eq!(prefers(set).applied_to(Want::Read, configured), read);
+            assert_eq!(prefers(set).applied_to(write, configured), write);
+            assert_eq!(prefers(set).applied_to(Want::Standby, configured), Want::Standby);
         }
     }
 }

@@ -105,10 +105,12 @@ impl ClientSession {
     fn own_answer(&self, sql: &[u8]) -> Option<Answer> {
         Some(match own_query(sql, &self.sql_context())? {
             OwnQuery::Show(name) => {
-                let configured = self.worker.shared.config.load().routing.consistency;
+                let (config, login) = (self.worker.shared.config.load(), &self.principal.login);
+                let consistency = config.routing.consistency_for(&login.user, &login.database);
+                let route = config.routing.route_for(&login.user, &login.database);
                 Answer {
                     column: format!("pgsluice.{name}"),
-                    rows: vec![self.state.own.show(name, configured).to_owned()],
+                    rows: vec![self.state.own.show(name, consistency, route).to_owned()],
                     tag: "SHOW",
                 }
             }

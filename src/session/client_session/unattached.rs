@@ -233,7 +233,9 @@ impl ClientSession {
     }
 
     pub(super) fn consistency(&self, config: &Config) -> crate::config::Consistency {
-        self.state.own.consistency.unwrap_or(config.routing.consistency)
+        let login = &self.principal.login;
+        let configured = || config.routing.consistency_for(&login.user, &login.database);
+        self.state.own.consistency.unwrap_or_else(configured)
     }
 
     pub(super) async fn exchange(
