@@ -701,3 +701,108 @@ async fn a_role_that_may_no_longer_log_in_is_refused_at_its_next_login() {
     drop(again);
     maker.run(&format!("drop role {role}")).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_runs_under_settings_that_a_server_has_come_to_refuse() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let role = format!("leaving_{}", scene.database);
+    let mut direct = scene.direct().await;
+    direct
+        .run(&format!(
+            "create table ruled (n int); create role {role}; grant all on ruled to {role}"
+        ))
+        .await;
+    scene.caught_up().await;
+    let (mut client, mut other) = (scene.wire().await, scene.wire().await);
+    client.run(&format!("set role {role}")).await;
+    assert_eq!(client.value("select current_user").await, role);
+    direct.run(&format!("drop owned by {role}; drop role {role}")).await;
+    let requests = [
+        query("insert into ruled values (1)"),
+        [extended("insert into ruled values (2)", &[]), sync()].concat(),
+        // A pipeline: whatever is refused, each Sync has its answer.
+        [
+            extended("insert into ruled values (3)", &[]),
+            sync(),
+            extended("insert into ruled values (4)", &[]),
+            sync(),
+        ]
+        .concat(),
+        query("insert into ruled values (5); insert into ruled values (6)"),
+    ];
+    for request in requests {
+        // Somebody else has the connection in between, and leaves it with other settings.
+        other.run("insert into ruled values (0)").await;
+        let syncs = 1 + request
+            .windows(5)
+            .filter(|bytes| *bytes == [b'S', 0, 0, 0, 4])
+            .count()
+            .saturating_sub(1);
+        client.send(&request).await;
+        for answer in client.answers(syncs).await {
+            assert_eq!(codes(&answer), ["22023"], "{}", request.escape_ascii());
+        }
+    }
+    assert_eq!(other.value("select sum(n) from ruled").await, "0");
+    // And it can go back.
+    client.run("reset role").await;
+    client.run("insert into ruled values (7)").await;
+    assert_eq!(other.value("select sum(n) from ruled").await, "7");
+    drop((client, other));
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_come_with_whatever_is_asked_under_them() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    scene.direct().await.run("create table told (n int)").await;
+    scene.caught_up().await;
+    let mut clients = Vec::new();
+    for name in ["one", "two"] {
+        let mut client = scene.wire().await;
+        client
+            .run(&format!("set application_name = '{name}'; set datestyle = 'SQL, DMY'"))
+            .await;
+        client
+            .ask(
+                &[
+                    parse("mine", "select current_setting('application_name') || $1::text", &[]),
+                    sync(),
+                ]
+                .concat(),
+            )
+            .await;
+        clients.push((name, client));
+    }
+    let own = "current_setting('application_name')";
+    for _ in 0..3 {
+        for (name, client) in &mut clients {
+            for node in ["primary", "standby"] {
+                let sql = format!("/* pgsluice: {node} */ select {own}");
+                assert_eq!(client.value(&sql).await, *name, "{node}");
+            }
+            let returning = format!("insert into told values (1) returning {own}");
+            assert_eq!(client.value(&returning).await, *name);
+            let prepared = [bind("", "mine", &[Some("!")]), execute("", 0), sync()].concat();
+            assert_eq!(firsts(&client.ask(&prepared).await), [format!("{name}!")]);
+            let many = format!("select {own} from generate_series(1, 3000)");
+            let answer = client.query(&many).await;
+            assert_eq!(firsts(&answer), vec![name.to_string(); 3000]);
+            // What is in no way plain.
+            client.run("begin").await;
+            assert_eq!(client.value(&format!("select {own}")).await, *name);
+            client.run("commit").await;
+            let answer = client.query(&format!("select {own}; select {own}")).await;
+            assert_eq!(firsts(&answer), [*name, *name]);
+            client.send(&query("copy told from stdin")).await;
+            client.until(b'G').await;
+            assert_eq!(
+                tags(&client.ask(&[copy_data(b"2\n"), copy_done()].concat()).await),
+                "CZ"
+            );
+            assert_eq!(codes(&client.query("select 1/0").await), ["22012"]);
+        }
+    }
+    drop(clients);
+    scene.settled().await;
+}

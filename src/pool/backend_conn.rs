@@ -260,6 +260,81 @@ impl BackendConn {
         Ok(said.reported)
     }
 
+    /// The request that takes the connection to the settings that are `wanted`, to be sent in front of a statement; `None` if there is nothing
+    /// to do, or more than that. A server that refuses any of them refuses the statement too: their block is left open, and failed.
+    pub fn prelude(&self, session: u64, wanted: &Arc<Settings>) -> Option<Vec<u8>> {
+        let cleaned = self.suspect.is_some_and(|suspect| suspect != session);
+        if cleaned || Settings::same(&self.settings, wanted) {
+            return None;
+        }
+        let sql = format!("BEGIN;{};COMMIT", self.settings.sql_towards(wanted));
+        let mut request = Vec::with_capacity(sql.len() + 6);
+        frontend::put_query(&mut request, sql.as_bytes());
+        Some(request)
+    }
+
+    /// Takes the answer to a prelude that was sent in front of a statement with `ready` answers of its own. What comes behind it stays in
+    /// `buffer`. Answers the parameters that the server reported.
+    ///
+    /// # Errors
+    /// [`ConnError::Refused`]: neither the settings nor the statement were carried out, and the connection is as it was;
+    /// [`ConnError::Lost`].
+    pub async fn hear_prelude(
+        &mut self,
+        buffer: &mut BytesMut,
+        wanted: &Arc<Settings>,
+        ready: u32,
+    ) -> Result<Vec<(String, String)>, ConnError> {
+        let (mut scanner, mut reported, mut refused) = (ReplyScanner::default(), Vec::new(), None);
+        let mut left = 1;
+        while left > 0 {
+            let mut at = 0;
+            while at < buffer.len() && left > 0 {
+                match scanner.step(buffer, at) {
+                    Step::Opaque { end } => at = end,
+                    Step::Incomplete => break,
+                    Step::Malformed => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+                    Step::Message { tag, body, end } => {
+                        match tag {
+                            b'A' => self.overheard.extend_from_slice(&buffer[at..end]),
+                            b'S' => {
+                                if let Some((name, value)) = parameter_status(body) {
+                                    reported.push((name.to_owned(), value.to_owned()));
+                                }
+                            }
+                            b'E' if refused.is_none() => {
+                                let view = ErrorView::parse(body);
+                                let view = view.map(|error| (error.code, error.message_text().into_owned()));
+                                refused = Some(view.unwrap_or((SqlState::INTERNAL_ERROR, String::new())));
+                                left += ready;
+                            }
+                            b'Z' => left -= 1,
+                            _ => {}
+                        }
+                        at = end;
+                    }
+                }
+            }
+            buffer.advance(at);
+            if left > 0 && self.stream.read_buf(buffer).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+        for (name, value) in &reported {
+            self.note_parameter(name, value);
+        }
+        match refused {
+            None => {
+                self.settings = Arc::clone(wanted);
+                Ok(reported)
+            }
+            Some((code, message)) => {
+                self.run(b"ROLLBACK").await?;
+                Err(ConnError::Refused { code, message })
+            }
+        }
+    }
+
     /// Makes the connection's settings those that are `wanted`, in a round trip of its own; nothing is sent if they are already. `status` is
     /// the connection's, inside a block or outside.
     /// Answers the parameters that the server reported because of it.

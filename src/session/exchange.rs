@@ -25,10 +25,10 @@ use super::retry::{Attempt, Failure, NextStep, Parting, after};
 use super::statements::Statements;
 use super::translate::{Translator, Untold, put_outdated};
 use crate::cluster::{Cluster, Hint};
-use crate::pool::{BackendConn, PreparedRegistry};
+use crate::pool::{BackendConn, ConnError, PreparedRegistry, Settings};
 use crate::route::Target;
 use crate::sql::{SqlContext, StatementClass};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
+use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status, put_parameter_status};
 use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 use crate::wire::frontend;
@@ -114,6 +114,8 @@ pub struct Exchange<'a, C> {
     refused: Option<SqlState>,
     parting: Parting,
     client_out: Vec<u8>,
+    /// What came behind the answer to the prelude.
+    came_early: BytesMut,
     later: SmallVec<[Arc<StatementClass>; 1]>,
 }
 
@@ -170,6 +172,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             refused: None,
             parting: Parting::Silent,
             client_out: Vec::new(),
+            came_early: BytesMut::new(),
             later: SmallVec::new(),
         };
         if plan.translate {
@@ -247,8 +250,63 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         outcome
     }
 
+    /// Sends `prelude` in front of the unit, in one write, and takes its answer. `None` if all is well: [`Exchange::run`] does the rest.
+    ///
+    /// As unsafe to drop as that.
+    pub async fn settle_first(&mut self, prelude: &[u8], wanted: &Arc<Settings>) -> Option<Outcome> {
+        let outcome = self.apply_first(prelude, wanted).await;
+        if outcome.is_some() {
+            self.expect.give_up(self.parties.statements, false);
+        }
+        outcome
+    }
+
+    async fn apply_first(&mut self, prelude: &[u8], wanted: &Arc<Settings>) -> Option<Outcome> {
+        let mut all = prelude.to_vec();
+        // What must wait for a description waits for the settings too.
+        let together = self.stops.is_empty();
+        if together {
+            all.extend_from_slice(&self.parties.inbox.bytes()[self.raw.0..self.raw.1]);
+            all.extend_from_slice(&self.out);
+            self.raw.0 = self.raw.1;
+            self.out_sent = self.out.len();
+            self.clear_sent();
+        }
+        let conn = &mut *self.parties.conn;
+        let heard = async {
+            conn.stream.write_all(&all).await?;
+            conn.stream.flush().await?;
+            let ready = if together { self.owed } else { 0 };
+            conn.hear_prelude(&mut self.came_early, wanted, ready).await
+        };
+        let reported = match heard.await {
+            Ok(reported) => reported,
+            Err(ConnError::Refused { code, message }) => return Some(Outcome::Unsettled { code, message }),
+            Err(ConnError::Lost(_)) => return Some(self.node_lost()),
+        };
+        let mut told = Vec::new();
+        for (name, value) in reported {
+            if name != "in_hot_standby" && self.parties.told.note(&name, &value) {
+                put_parameter_status(&mut told, &name, &value);
+            }
+        }
+        if !told.is_empty() && self.parties.client.write_all(&told).await.is_err() {
+            return Some(self.client_gone());
+        }
+        None
+    }
+
     async fn relay(&mut self, replies: &mut BytesMut) -> Outcome {
         self.expect.answer_known(&mut self.client_out);
+        if !self.came_early.is_empty() {
+            replies.extend_from_slice(&std::mem::take(&mut self.came_early));
+            self.answer.first_byte = Some(Instant::now());
+            match self.digest(replies) {
+                Ok(end) if self.forward(replies, end).await.is_err() => return self.client_gone(),
+                Ok(_) => {}
+                Err(Malformed) => return self.node_lost(),
+            }
+        }
         let mut took_client = false;
         loop {
             // What came with, or right behind, that which makes the server wait for more stands in the inbox already.

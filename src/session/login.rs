@@ -297,6 +297,7 @@ async fn welcome(
         rules: &rules,
         history: &History::default(),
         settings: &plain,
+        defer: false,
         session: 0,
         reclaim: None,
     };

@@ -23,6 +23,13 @@ pub enum Outcome {
     },
     /// The server refused with this error, which the client has not seen; the connection is ready. Only where a retry was possible.
     Refused(SqlState),
+    /// The server refused the session's settings, and did nothing else; the connection is ready.
+    Unsettled {
+        /// The server's code.
+        code: SqlState,
+        /// The server's words.
+        message: String,
+    },
     /// The connection to the server is lost.
     NodeLost {
         /// What it said first.

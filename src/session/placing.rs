@@ -33,6 +33,8 @@ pub struct Placed {
     pub route: Route,
     /// What the server reported when the settings were applied.
     pub reported: Vec<(String, String)>,
+    /// It hasn't the settings yet: this request goes in front of the unit.
+    pub prelude: Option<Vec<u8>>,
 }
 
 /// What a unit needs.
@@ -46,6 +48,8 @@ pub struct Wish<'a> {
     pub history: &'a History,
     /// The settings to run under.
     pub settings: &'a Arc<Settings>,
+    /// The settings may be applied in one write with the unit.
+    pub defer: bool,
     /// The session's number; 0 if it is nobody's.
     pub session: u64,
     /// Rather the connection of this server process, on which the session was the last to draw from a sequence.
@@ -155,10 +159,26 @@ impl<'a> Placing<'a> {
                 lease.check_in(Instant::now());
                 continue;
             }
+            if wish.defer
+                && let Some(prelude) = lease.conn().prelude(wish.session, wish.settings)
+            {
+                self.held = None;
+                return Ok(Placed {
+                    lease,
+                    route,
+                    reported: Vec::new(),
+                    prelude: Some(prelude),
+                });
+            }
             match lease.conn().make_ready(wish.session, wish.settings).await {
                 Ok(reported) => {
                     self.held = None;
-                    return Ok(Placed { lease, route, reported });
+                    return Ok(Placed {
+                        lease,
+                        route,
+                        reported,
+                        prelude: None,
+                    });
                 }
                 Err(crate::pool::ConnError::Lost(_)) => {
                     shared.cluster.hint(route.node, Hint::ConnectionLost);

@@ -54,6 +54,8 @@ pub struct Plan {
     pub changes_names: bool,
     /// Nobody but the proxy is asked anything in it.
     pub own: bool,
+    /// Something in it may be a COPY.
+    pub copies: bool,
     /// What a hint wants it to see.
     pub consistency: Option<Consistency>,
     /// The one statement that runs in it, if its text has a fingerprint; else 0.
@@ -63,6 +65,9 @@ pub struct Plan {
     /// A standby in a READ ONLY transaction refuses it exactly as the primary would.
     pub refused_alike: bool,
 }
+
+/// Longer units wait until their settings are there: a server that doesn't read on must not be waited for.
+const MOST_BEHIND_SETTINGS: usize = 16 * 1024;
 
 /// How a unit ends its block, if it does nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +92,12 @@ impl Plan {
             _ => return None,
         };
         (self.executes == 1 && self.effects[0].statements == 1).then_some(ends)
+    }
+
+    /// Settings may go in front of it in one write: whatever refuses them refuses all of it too. Nothing in it ends a block.
+    pub fn may_follow_settings(&self) -> bool {
+        let plain = self.effects.is_empty() && !self.copies && self.danger != Danger::Several;
+        plain && self.tail == Tail::Closed && self.len <= MOST_BEHIND_SETTINGS
     }
 
     /// One statement at most, which an error undoes whole.
@@ -325,6 +336,7 @@ pub fn plan(
                 unknown: sum.unknown,
                 changes_names: sum.changes_names,
                 own: sum.own && !sum.elsewhere && closed && !prepared,
+                copies: sum.copies || sum.unknown || !closed,
                 consistency: sum.consistency,
                 fingerprint: sum.fingerprint,
                 block_safe: sum.block_safe && closed,
@@ -357,6 +369,7 @@ pub fn plan(
                 unknown: false,
                 changes_names: before.changes_names || sum.changes_names,
                 own: false,
+                copies: before.copies || sum.copies,
                 consistency: before.consistency.max(sum.consistency),
                 fingerprint: 0,
                 block_safe: before.block_safe && sum.block_safe,

@@ -74,7 +74,7 @@ impl ClientSession {
             suspect: false,
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
-        match self.exchange(&mut attached, plan, &frames, attempt).await {
+        match self.exchange(&mut attached, plan, &frames, attempt, None).await {
             Outcome::Done { answer, later } => {
                 self.worker
                     .shared
@@ -87,7 +87,7 @@ impl ClientSession {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                 Err(End::Left)
             }
-            Outcome::Refused(_) => Err(End::Left),
+            Outcome::Refused(_) | Outcome::Unsettled { .. } => Err(End::Left),
             Outcome::NodeLost {
                 parting,
                 forwarded,
@@ -196,6 +196,7 @@ impl ClientSession {
             rules: &rules,
             history: &self.state.history,
             settings: &self.state.settings,
+            defer: false,
             session: self.present.id,
             reclaim: None,
         };
@@ -204,6 +205,7 @@ impl ClientSession {
             mut lease,
             route,
             reported,
+            prelude: _,
         } = match placed {
             Ok(placed) => placed,
             Err(error) => {

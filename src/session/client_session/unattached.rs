@@ -20,7 +20,7 @@ use super::super::worker::Worker;
 use super::{ClientSession, End, rules};
 use crate::cluster::Hint;
 use crate::config::{Config, PoolMode};
-use crate::pool::{ConnError, Lease};
+use crate::pool::{ConnError, Lease, Settings};
 use crate::route::decide::Rules;
 use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::Access;
@@ -73,6 +73,7 @@ impl ClientSession {
                 rules: &rules,
                 history: &self.state.history,
                 settings: &settings,
+                defer: plan.may_follow_settings(),
                 session: self.present.id,
                 reclaim: self.state.drew_on.filter(|_| plan.sequence_state),
             };
@@ -83,7 +84,12 @@ impl ClientSession {
                 () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
                 () = self.client.gone() => return Err(End::Left),
             };
-            let Placed { lease, route, reported } = match placed {
+            let Placed {
+                lease,
+                route,
+                reported,
+                prelude,
+            } = match placed {
                 Ok(placed) => placed,
                 // What can't be set any more can still be reset.
                 Err(SessionError::Settings { .. }) if settle::needed(plan, &settings) != settings => {
@@ -111,7 +117,18 @@ impl ClientSession {
                 retries,
                 suspect,
             };
-            match self.exchange(&mut attached, plan, frames, attempt).await {
+            let first = prelude.map(|request| (request, Arc::clone(&settings)));
+            match self.exchange(&mut attached, plan, frames, attempt, first).await {
+                Outcome::Unsettled { code, message } => {
+                    attached.lease.check_in(Instant::now());
+                    // The object that a setting names may be missing here: not replayed yet, or gone.
+                    if route.target == Target::Primary {
+                        return self
+                            .report(SessionError::Settings { code, message }, plan, frames)
+                            .await;
+                    }
+                    want = Want::Primary(RouteReason::NeedsPrimary);
+                }
                 Outcome::Done { answer, later } => {
                     worker
                         .shared
@@ -244,6 +261,7 @@ impl ClientSession {
         plan: &Plan,
         frames: &[FrameAt],
         attempt: Attempt,
+        first: Option<(Vec<u8>, Arc<Settings>)>,
     ) -> Outcome {
         let worker = Rc::clone(&self.worker);
         let (context, names) = (self.sql_context(), Rc::clone(&self.names));
@@ -282,11 +300,17 @@ impl ClientSession {
             cluster: &worker.shared.cluster,
         };
         let classify = |sql: &[u8]| worker.classify(sql, &context, &names);
-        let exchange = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block);
+        let mut exchange = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block);
         let limit = worker.shared.config.load().pool.query_timeout;
-        let outcome = match limit {
-            None => exchange.run().await,
-            Some(limit) => Box::pin(limited(exchange.run(), limit, &worker, &self.registered.key)).await,
+        let early = match first {
+            None => None,
+            // Boxed: most units need none.
+            Some((prelude, settings)) => Box::pin(exchange.settle_first(&prelude, &settings)).await,
+        };
+        let outcome = match (early, limit) {
+            (Some(outcome), _) => outcome,
+            (None, None) => exchange.run().await,
+            (None, Some(limit)) => Box::pin(limited(exchange.run(), limit, &worker, &self.registered.key)).await,
         };
         link.finished();
         match &outcome {
