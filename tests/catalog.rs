@@ -64,7 +64,10 @@ const OBJECTS: &str = "
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_of_a_databases_own_things_go_to_standbys_and_nothing_else_does() {
-    let scene = Scene::start("[routing]\nconsistency = \"eventual\"\nread_only_functions = [\"listed\"]\n").await;
+    let scene = Scene::start(
+        "[routing]\nconsistency = \"eventual\"\nread_only_functions = [\"listed\"]\n[monitor]\ntimeout = \"10s\"\n",
+    )
+    .await;
     scene.direct().await.run(OBJECTS).await;
     scene.caught_up().await;
     let mut client = scene.wire().await;
@@ -121,7 +124,7 @@ async fn reads_of_a_databases_own_things_go_to_standbys_and_nothing_else_does() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_is_followed_from_the_moment_that_it_is_asked_for() {
-    let scene = Scene::start("[routing]\nconsistency = \"eventual\"\n").await;
+    let scene = Scene::start("[routing]\nconsistency = \"eventual\"\n[monitor]\ntimeout = \"10s\"\n").await;
     let (mut client, mut changer) = (scene.wire().await, scene.wire().await);
     let define = |volatility: &str| {
         format!(
@@ -181,7 +184,9 @@ async fn a_change_is_followed_from_the_moment_that_it_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changes_past_the_proxy_is_noticed_in_time() {
-    let scene = Scene::start("[routing]\nconsistency = \"eventual\"\ncatalog_refresh = \"1s\"\n").await;
+    let scene =
+        Scene::start("[routing]\nconsistency = \"eventual\"\ncatalog_refresh = \"1s\"\n[monitor]\ntimeout = \"10s\"\n")
+            .await;
     let (mut client, mut direct) = (scene.wire().await, scene.direct().await);
     direct.run(OBJECTS).await;
     scene.caught_up().await;
@@ -200,7 +205,7 @@ async fn what_changes_past_the_proxy_is_noticed_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_standby_has_refused_is_not_sent_there_again() {
-    let scene = Scene::start("[routing]\nconsistency = \"eventual\"\n").await;
+    let scene = Scene::start("[routing]\nconsistency = \"eventual\"\n[monitor]\ntimeout = \"10s\"\n").await;
     // Declared STABLE, it is believed, and yet a standby refuses it.
     scene
         .direct()
@@ -245,7 +250,7 @@ async fn what_a_standby_has_refused_is_not_sent_there_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_observer_sends_all_to_the_primary_and_counts_what_need_not() {
-    let scene = Scene::start("[routing]\nmode = \"observe\"\n").await;
+    let scene = Scene::start("[routing]\nmode = \"observe\"\n[monitor]\ntimeout = \"10s\"\n").await;
     let mut client = scene.wire().await;
     client.run("create table observed (n int)").await;
     for _ in 0..5 {

@@ -8,7 +8,8 @@ use support::wire::*;
 const WHERE: &str = "/* pgsluice: standby */ select pg_is_in_recovery()";
 
 async fn furnished(sections: &str) -> (Scene, Wire) {
-    let scene = Scene::start(sections).await;
+    // A probe that a busy machine delays must not look like a node that has failed.
+    let scene = Scene::start(&format!("{sections}[monitor]\ntimeout = \"10s\"\n")).await;
     scene.direct().await.run("create table t (n int)").await;
     scene.caught_up().await;
     let mut client = scene.wire().await;
@@ -102,7 +103,7 @@ async fn a_hint_says_what_one_statement_must_see() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_proxys_own_settings_are_shown_by_every_protocol_and_in_every_state() {
-    let scene = Scene::start("[routing]\nconsistency = \"session\"\n").await;
+    let scene = Scene::start("[routing]\nconsistency = \"session\"\n[monitor]\ntimeout = \"10s\"\n").await;
     let mut client = scene.wire().await;
     for (name, value) in [("consistency", "session"), ("route", "auto"), ("explain", "off")] {
         let sql = format!("show pgsluice.{name}");
