@@ -1,14 +1,15 @@
 //! The command line, to one call in the library.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use pgsluice::admin::explain_command::Explainer;
 use pgsluice::admin::status_command::{self, Format};
 use pgsluice::config::{self, Config, Overrides};
-use pgsluice::{lab, proxy, sql};
+use pgsluice::{lab, proxy};
 
 /// A PostgreSQL proxy: writes to the primary, reads over the standbys, through promotions
 #[derive(Debug, Parser)]
@@ -55,6 +56,15 @@ struct ServeArgs {
 
 #[derive(Debug, Args)]
 struct ExplainArgs {
+    /// A configuration file: the servers are asked what the database's own functions, views and types do
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The database that the statement is for [default: the monitor's]
+    #[arg(long, value_name = "DB")]
+    database: Option<String>,
+    /// The user that sends it
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -142,12 +152,24 @@ fn check_config(file: &std::path::Path) -> ExitCode {
 }
 
 fn explain(args: &ExplainArgs) -> ExitCode {
-    let done = match (args.batch, &args.sql) {
-        (true, _) => explain_batch(),
-        (false, Some(sql)) => explain_one(sql, args.json),
-        (false, None) => io::read_to_string(io::stdin()).and_then(|sql| explain_one(&sql, args.json)),
+    let explainer = match explainer(args) {
+        Ok(explainer) => explainer,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
     };
-    match done {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut one = |sql: &str| match args.json {
+        true => explainer.explain_json(sql, &mut out),
+        false => explainer.explain(sql, &mut out),
+    };
+    let done = match (args.batch, &args.sql) {
+        (true, _) => explainer.batch(io::stdin().lock(), &mut out),
+        (false, Some(sql)) => one(sql),
+        (false, None) => io::read_to_string(io::stdin()).and_then(|sql| one(&sql)),
+    };
+    match done.and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of a pipe may have seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -158,45 +180,18 @@ fn explain(args: &ExplainArgs) -> ExitCode {
     }
 }
 
-fn explain_batch() -> io::Result<()> {
-    #[derive(serde::Deserialize)]
-    struct Line {
-        sql: String,
-    }
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    for (number, line) in io::stdin().lock().lines().enumerate() {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let line: Line = serde_json::from_str(&line)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("line {}: {error}", number + 1)))?;
-        writeln!(out, "{}", sql::explain_json(&line.sql))?;
-    }
-    out.flush()
-}
-
-fn explain_one(sql: &str, json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if json {
-        return writeln!(out, "{}", sql::explain_json(sql));
-    }
-    let class = sql::classify(sql.as_bytes(), &sql::SqlContext::default());
-    let place = match (class.hint, class.access) {
-        (Some(sql::Hint::Primary), _) => "the primary, as its hint asks",
-        (Some(sql::Hint::Standby), sql::Access::Write) if class.standby_by_hint => "a standby, as its hint asks",
-        (Some(sql::Hint::Consistency(_)) | Some(sql::Hint::Standby) | None, sql::Access::Read) => {
-            "a standby that is fresh enough, else the primary"
-        }
-        (_, sql::Access::Write) => "the primary",
+fn explainer(args: &ExplainArgs) -> Result<Explainer, String> {
+    let Some(file) = &args.config else {
+        return match (&args.database, &args.user) {
+            (None, None) => Ok(Explainer::default()),
+            _ => Err("--database and --user need a configuration: give -c FILE".to_owned()),
+        };
     };
-    writeln!(out, "class:   {}", class.access.as_str())?;
-    writeln!(out, "because: {}", class.reason)?;
-    if !class.effects.is_empty() {
-        let effects: Vec<String> = class.effects.iter().map(ToString::to_string).collect();
-        writeln!(out, "effects: {}", effects.join(", "))?;
-    }
-    writeln!(out, "goes to: {place}")
+    let overrides = Overrides::with_process_environment(Vec::new(), Vec::new());
+    let config = Config::load(file, &overrides).map_err(|errors| errors.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(Explainer::of(&config, args.database.as_deref(), args.user.as_deref()))
 }
 
 fn status(args: &StatusArgs) -> ExitCode {

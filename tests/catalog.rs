@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::scene::{Scene, until};
@@ -266,4 +268,78 @@ async fn an_observer_sends_all_to_the_primary_and_counts_what_need_not() {
     assert_eq!(scene.proxy.statements(scene.standby().name()), (0, 0));
     drop(client);
     scene.settled().await;
+}
+
+/// What `pgsluice explain` prints, or complains of.
+fn explain(arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pgsluice"))
+        .arg("explain")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("pgsluice runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(input.as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_asks_the_servers_what_a_databases_own_names_mean() {
+    let scene = Scene::start(
+        "[routing]\nread_only_functions = [\"listed\"]\n[[routing.default]]\nuser = \"careful\"\nroute = \"primary\"\n",
+    )
+    .await;
+    scene.direct().await.run(OBJECTS).await;
+    let file = scene.proxy.config_file();
+    let known = ["-c", file.to_str().expect("a path"), "--database", &scene.database];
+    let of = |sql: &str, more: &[&str]| explain(&[&known[..], more, &[sql]].concat(), "");
+    let read = "because: it only reads, and everything it names is known to be safe\n";
+    for (sql, because) in [
+        ("select where_am_i(), listed()", read),
+        ("select volatile()", "because: function public.volatile() is VOLATILE\n"),
+        (
+            "select two_of_them(1, 2)",
+            "because: function public.two_of_them(integer, integer) is VOLATILE\n",
+        ),
+        (
+            "table fast",
+            "because: public.fast is UNLOGGED: standbys don't have it\n",
+        ),
+    ] {
+        assert!(of(sql, &[]).contains(because), "{sql}: {}", of(sql, &[]));
+    }
+    // Without the servers nothing of it is known.
+    assert!(explain(&["select where_am_i()"], "").contains("function where_am_i isn't known to be safe"));
+    assert!(
+        of("select 1", &["--user", "careful"])
+            .ends_with("goes to: the primary, as is configured for its user or database\n")
+    );
+    let batch = explain(
+        &[&known[..], &["--batch"]].concat(),
+        "{\"sql\": \"select volatile()\"}\n{\"sql\": \"table nested\"}\n",
+    );
+    let accesses: Vec<String> = batch
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["access"].to_string())
+        .collect();
+    assert_eq!(accesses, ["\"write\"", "\"read\""], "{batch}");
+    let nowhere = explain(
+        &[
+            "-c",
+            file.to_str().expect("a path"),
+            "--database",
+            "nowhere",
+            "select 1",
+        ],
+        "",
+    );
+    assert!(
+        nowhere.contains("error: the names of database nowhere can't be looked up: "),
+        "{nowhere}"
+    );
+    assert!(explain(&["--database", "postgres", "select 1"], "").contains("give -c FILE"));
 }

@@ -3,6 +3,7 @@
 //! It asks an [`AdminSource`] and knows nothing of pools or sessions, so that what it shows can be faked in a test and what
 //! it is asked can't stop the proxy.
 
+pub mod explain_command;
 pub mod http;
 pub mod status;
 pub mod status_client;

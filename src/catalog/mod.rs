@@ -7,6 +7,7 @@
 
 mod keeper;
 mod load;
+mod look_up;
 mod refusals;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::sql::{BuiltIn, Catalog, Learned};
 pub use keeper::{Keeping, keep};
+pub use look_up::{LookUpError, look_up};
 pub use refusals::Refusals;
 
 /// The names of all databases.

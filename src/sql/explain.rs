@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{SqlContext, StatementClass, classify};
+use super::{Catalog, SqlContext, StatementClass, classify_with};
 
 /// `{"access": "read" | "write", "effects": […], "reason": "…", …}` for a text in a session with default settings.
-pub fn explain_json(sql: &str) -> Value {
-    class_json(&classify(sql.as_bytes(), &SqlContext::default()))
+pub fn explain_json(sql: &str, catalog: &dyn Catalog) -> Value {
+    class_json(&classify_with(sql.as_bytes(), &SqlContext::default(), catalog))
 }
 
 fn class_json(class: &StatementClass) -> Value {
@@ -25,13 +25,14 @@ fn class_json(class: &StatementClass) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::BuiltIn;
 
     #[test]
     fn a_class_is_told_in_json() {
-        let read = explain_json("select 1");
+        let read = explain_json("select 1", &BuiltIn);
         assert_eq!(read["access"], "read");
         assert_eq!(read["effects"], json!([]));
-        let write = explain_json("select pg_advisory_lock(1)");
+        let write = explain_json("select pg_advisory_lock(1)", &BuiltIn);
         assert_eq!(write["access"], "write");
         assert_eq!(write["effects"], json!(["pin advisory_lock"]));
         assert!(
