@@ -13,6 +13,8 @@ use crate::sql::Learned;
 
 /// Changes that come together are one.
 const SETTLES: Duration = Duration::from_millis(50);
+/// However often there are changes, looking takes no more than one part in so many of the time.
+const SHARE: u32 = 6;
 /// Names that aren't known are no more often a reason to look.
 const PUZZLED_AT_MOST: Duration = Duration::from_secs(1);
 /// After a failure.
@@ -64,7 +66,10 @@ impl Keeper {
     /// Until nobody uses the database any more.
     async fn run(mut self, keeping: impl Fn() -> Keeping) {
         loop {
-            let next = match self.refresh(&keeping()).await {
+            let begun = tokio::time::Instant::now();
+            let refreshed = self.refresh(&keeping()).await;
+            let settles = SETTLES.max(begun.elapsed() * (SHARE - 1));
+            let next = match refreshed {
                 Ok(()) => {
                     self.failures = 0;
                     keeping().refresh
@@ -79,7 +84,7 @@ impl Keeper {
             };
             let since = tokio::time::Instant::now();
             tokio::select! {
-                () = self.names.changed.notified() => tokio::time::sleep(SETTLES).await,
+                () = self.names.changed.notified() => tokio::time::sleep(settles).await,
                 () = async {
                     self.names.puzzled.notified().await;
                     tokio::time::sleep_until(since + PUZZLED_AT_MOST).await;
