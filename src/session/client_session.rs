@@ -396,24 +396,6 @@ impl ClientSession {
         }
         let mut plan = plan;
         plan.want = self.adjusted(plan.want, plan.fingerprint);
-        if plan.changes_names && self.state.change.is_none() {
-            self.state.change = Some(self.catalog.change());
-        }
-        if plan.begins && worker.shared.config.load().pool.mode == PoolMode::Statement {
-            return self.report(SessionError::NoBlocks, &plan, &unit.frames).await;
-        }
-        for effect in plan.effects.iter().flat_map(|class| &class.effects) {
-            if let Effect::NeedsDatabaseAlone { name } = effect {
-                worker.shared.pools.leave_database(name, arrived);
-            }
-        }
-        let mut plan = plan;
-        plan.want = self.adjusted(plan.want, plan.fingerprint);
-        if matches!(plan.want, Want::Read | Want::Standby)
-            && worker.shared.config.load().routing.mode == RoutingMode::Observe
-        {
-            plan.want = Want::Primary(RouteReason::Observed);
-        }
         if plan.begins
             && matches!(plan.want, Want::Read)
             && self.state.settings.value("default_transaction_isolation").is_some()

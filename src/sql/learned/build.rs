@@ -130,22 +130,31 @@ impl Learned {
         self.judge(&format!("SELECT {}", columns.join(", ")))
     }
 
+    fn function_mut(&mut self, row: &FunctionRow) -> Option<&mut Function> {
+        let named = self.functions.get_mut(row.name.as_str())?;
+        named.iter_mut().find(|function| is_it(function, row))
+    }
+
+    /// The statements of a function that isn't known to be safe, where its text can be read.
+    fn doubtful_body(&self, row: &FunctionRow) -> Option<String> {
+        let named = self.functions.get(row.name.as_str())?;
+        let doubtful = named
+            .iter()
+            .find(|function| is_it(function, row))
+            .filter(|function| !function.safe);
+        doubtful.and(row.body.as_deref()).map(statements_of)
+    }
+
     fn settle_functions(&mut self, rows: &CatalogRows) -> bool {
         let mut changes = false;
         for row in rows.functions.iter().filter(|row| row.language == "sql") {
-            let Some(body) = &row.body else { continue };
-            let found = self.functions.get(row.name.as_str());
-            let at = found.and_then(|named| named.iter().position(|function| is_it(function, row)));
-            let Some(at) = at else { continue };
-            if found.is_some_and(|named| named[at].safe) {
-                continue;
-            }
-            let class = self.judge(&statements_of(body));
+            let Some(body) = self.doubtful_body(row) else { continue };
+            let class = self.judge(&body);
             if class.access == Access::Read
                 && class.effects.is_empty()
-                && let Some(named) = self.functions.get_mut(row.name.as_str())
+                && let Some(function) = self.function_mut(row)
             {
-                (named[at].safe, named[at].leaves_traces) = (true, false);
+                (function.safe, function.leaves_traces) = (true, false);
                 changes = true;
             }
         }
@@ -154,20 +163,13 @@ impl Learned {
 
     fn settle_traces(&mut self, rows: &CatalogRows) -> bool {
         let mut changes = false;
-        for row in rows.functions.iter().filter(|row| row.body.is_some()) {
-            let Some(body) = &row.body else { continue };
-            let found = self.functions.get(row.name.as_str());
-            let at = found.and_then(|named| named.iter().position(|function| is_it(function, row)));
-            let Some(at) = at else { continue };
+        for row in &rows.functions {
             // What is safe is done; what leaves settings may come to call what leaves more of them.
-            if found.is_some_and(|named| named[at].safe) {
-                continue;
-            }
-            let Some(settings) = settings_left(&statements_of(body), self) else {
+            let Some(body) = self.doubtful_body(row) else { continue };
+            let Some(settings) = settings_left(&body, self) else {
                 continue;
             };
-            if let Some(named) = self.functions.get_mut(row.name.as_str()) {
-                let function = &mut named[at];
+            if let Some(function) = self.function_mut(row) {
                 changes |= function.leaves_traces || function.settings != settings;
                 (function.leaves_traces, function.settings) = (false, settings);
             }
