@@ -220,38 +220,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Below the kernel's ephemeral range, where no outgoing connection takes them before they are used.
-free_ports() {
-    python3 - <<'PYTHON'
-import random, socket
-
-def is_free(port):
-    with socket.socket() as tried:
-        try:
-            tried.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-while True:
-    first = random.randrange(12000, 31000)
-    if all(is_free(port) for port in range(first, first + 7)):
-        print(first)
-        break
-PYTHON
-}
-
-start_lab() {
-    local attempt
-    for attempt in 1 2 3; do
-        base=$(free_ports)
-        "$pgsluice" lab up --fast --dir "$lab" --base-port "$base" --standbys 2 --json >"$dir/lab.json" 2>"$dir/lab.log" && return
-        # Somebody else may have taken a port in between.
-        "$pgsluice" lab down --dir "$lab" >/dev/null 2>&1 || true
-    done
-    cat "$dir/lab.log" >&2
-    fail "the cluster did not come up"
-}
+. scripts/cluster.sh
 
 # The pool is far smaller than the checks' numbers of clients, so that clients change servers all the time.
 start_proxy() {
@@ -274,7 +243,7 @@ sys.exit(sum(bool(node["serving"]) for node in json.load(sys.stdin)["nodes"]) < 
 }
 
 say "bringing up one primary and two standbys"
-start_lab
+start_lab 7
 say "starting the proxy"
 start_proxy proxy "$((base + 3))" "$((base + 4))"
 

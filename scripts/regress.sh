@@ -211,38 +211,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Below the kernel's ephemeral range, where no outgoing connection takes them before they are used.
-free_ports() {
-    python3 - <<'PYTHON'
-import random, socket
-
-def is_free(port):
-    with socket.socket() as tried:
-        try:
-            tried.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-while True:
-    first = random.randrange(12000, 31000)
-    if all(is_free(port) for port in range(first, first + 5)):
-        print(first)
-        break
-PYTHON
-}
-
-start_lab() {
-    local attempt
-    for attempt in 1 2 3; do
-        base=$(free_ports)
-        "$pgsluice" lab up --fast --dir "$lab" --base-port "$base" --standbys 2 --json >"$dir/lab.json" 2>"$dir/lab.log" && return
-        # Somebody else may have taken a port in between.
-        "$pgsluice" lab down --dir "$lab" >/dev/null 2>&1 || true
-    done
-    cat "$dir/lab.log" >&2
-    fail "the cluster did not come up"
-}
+. scripts/cluster.sh
 
 start_proxy() {
     local admin=$((base + 4))
@@ -281,7 +250,7 @@ start_crowd() {
 }
 
 say "bringing up one primary and two standbys"
-start_lab
+start_lab 5
 pg_bin=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["pg_bin"])' "$dir/lab.json")
 setup_suite
 
