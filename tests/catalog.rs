@@ -35,6 +35,8 @@ const OBJECTS: &str = "
     create function where_am_i() returns boolean stable language plpgsql as $$ begin return pg_is_in_recovery(); end $$;
     create function reads_by_sql() returns boolean language sql as 'select where_am_i() from t limit 1';
     create function reads_by_standard_sql() returns boolean language sql return (select where_am_i() from t limit 1);
+    create function reads_by_plpgsql() returns boolean language plpgsql as
+        $$ declare found_it boolean; begin select where_am_i() into found_it from t; return found_it; end $$;
     create function volatile() returns boolean language plpgsql as $$ begin return pg_is_in_recovery(); end $$;
     create function listed() returns boolean language plpgsql as $$ begin return pg_is_in_recovery(); end $$;
     create function draws() returns boolean language sql as 'select nextval(''s'') is null or where_am_i()';
@@ -83,6 +85,7 @@ async fn reads_of_a_databases_own_things_go_to_standbys_and_nothing_else_does() 
         ("with w as (select where_am_i() as here) select here from w", true),
         ("select reads_by_sql()", true),
         ("select reads_by_standard_sql()", true),
+        ("select reads_by_plpgsql()", true),
         ("select listed()", true),
         ("select volatile()", false),
         ("select draws()", false),

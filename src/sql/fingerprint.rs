@@ -5,14 +5,14 @@
 //! anything but their literals, and no collision of a hash can lend one statement the class of another.
 //!
 //! Literals are left out only in texts whose statements all begin with SELECT, INSERT, UPDATE, DELETE, WITH, VALUES or TABLE: no
-//! value in them can change class or effects, unless they call `set_config`. One thing of a string survives: that it spells the name of
-//! something that describes the node (`'pg_locks'::regclass`). Any other text (SET, EXPLAIN, COPY, …) is its own normal form.
+//! value in them can change class or effects, unless they call `set_config` or a function that runs
+//! SQL. Two things of a string survive: that it spells the name of something that describes the node (`'pg_locks'::regclass`), and that
+//! it reads as a range or a row where it is cast (`'[a,b)'::t`). Any other text (SET, EXPLAIN, COPY, …) is its own normal form.
 
 use std::hash::BuildHasher;
 
 use super::lexer::{Kind, Lexer, PlainStrings};
-use super::names;
-use super::{MAX_LENGTH, SqlContext};
+use super::{MAX_LENGTH, SqlContext, embedded, names, tokens};
 
 /// The first byte of a normal form: the context under which it was read, and which of the two forms it is.
 const CONFORMING_STRINGS: u8 = 1;
@@ -21,6 +21,12 @@ const EXACT: u8 = 4;
 
 /// Stands for a string literal that names something node-local.
 const NODE_LOCAL_LITERAL: &[u8] = b"'pg_locks' ";
+
+/// Stands for a string, with a cast behind it, that reads as a range or a row.
+const STRUCTURED_LITERAL: &[u8] = b"'(,)' ";
+
+/// Stands for any other string.
+const LITERAL: &[u8] = b"'' ";
 
 /// Writes the normal form of `sql` into `out`, which is cleared first. Returns whether it may be kept in a cache: longer texts
 /// than [`MAX_LENGTH`] are not worth it.
@@ -67,6 +73,7 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
     }
     let mut at_statement_start = true;
     let mut in_list = InList::Outside;
+    let mut structured = false;
     for token in Lexer::new(sql, plain_strings) {
         let bytes = token.bytes(sql);
         in_list = in_list.next(token.kind, bytes, out.len());
@@ -78,14 +85,24 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
                     }
                     at_statement_start = false;
                 }
-                if names_a_setting(bytes) {
+                if takes_a_telling_text(bytes) {
                     return false;
                 }
                 out.extend_from_slice(bytes);
                 out.push(b' ');
             }
             Kind::String if names::literal_is_node_local(bytes) => out.extend_from_slice(NODE_LOCAL_LITERAL),
-            Kind::String => out.extend_from_slice(b"'' "),
+            Kind::String => {
+                structured = tokens::is_structured(bytes);
+                out.extend_from_slice(LITERAL);
+                in_list.drop_repetition(out);
+                continue;
+            }
+            Kind::Cast if structured => {
+                out.truncate(out.len() - LITERAL.len());
+                out.extend_from_slice(STRUCTURED_LITERAL);
+                out.extend_from_slice(b":: ");
+            }
             Kind::Number => out.extend_from_slice(b"1 "),
             Kind::Hint(hint) => out.extend_from_slice(hint.as_comment()),
             Kind::Punct(byte) => {
@@ -94,25 +111,26 @@ fn without_literals(sql: &[u8], plain_strings: PlainStrings, out: &mut Vec<u8>) 
                 out.push(b' ');
             }
             Kind::Param if in_list != InList::Outside => out.extend_from_slice(b"$1 "),
-            Kind::Quoted if names_a_setting(bytes) => return false,
+            Kind::Quoted if takes_a_telling_text(bytes) => return false,
             Kind::Quoted | Kind::UnicodeQuoted | Kind::Param | Kind::Operator | Kind::Cast | Kind::ColonEquals => {
                 out.extend_from_slice(bytes);
                 out.push(b' ');
             }
             Kind::BackslashString | Kind::Unterminated | Kind::Other => return false,
         }
+        structured = false;
         in_list.drop_repetition(out);
     }
     true
 }
 
-/// Whether a word, quoted or not, is `set_config`, whose first argument is a setting's name.
-fn names_a_setting(word: &[u8]) -> bool {
+/// Whether a word, quoted or not, names a function that is given a setting's name (`set_config`) or SQL as text.
+fn takes_a_telling_text(word: &[u8]) -> bool {
     let bare = match word {
         [b'"', bare @ .., b'"'] => bare,
         bare => bare,
     };
-    bare.eq_ignore_ascii_case(b"set_config")
+    bare.eq_ignore_ascii_case(b"set_config") || embedded::takes_sql(word)
 }
 
 /// Follows `IN (1, 2, 3)`, so that lists of values have one normal form whatever their length. A function's arguments are never
@@ -242,6 +260,16 @@ mod tests {
             normal("select 'pg_stat_activity'::regclass"),
             "select 'pg_locks' :: regclass "
         );
+        assert_eq!(
+            normal("select '[1, 2)'::r, 'x'::r, '[1, 2)'"),
+            "select '(,)' :: r , '' :: r , '' "
+        );
+        assert_eq!(
+            normal("select 1 where a in ('[1,2)', '[3,4)'::r)"),
+            "select 1 where a in ( '(,)' :: r ) "
+        );
+        let embedded = "select ts_stat('select a from t')";
+        assert_eq!(normal(embedded), embedded);
     }
 
     #[test]
@@ -250,6 +278,7 @@ mod tests {
             "select 1.5, 'a'\n'b', x'ff'::bit, -1, a- -1, b|| 'c' from \"T\".u",
             "select - - 1",
             "values (.5)",
+            "select '{[1,2)}'::r",
         ] {
             let once = normal(sql);
             assert_eq!(normal(&once), once, "{sql}");

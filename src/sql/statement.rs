@@ -87,6 +87,22 @@ impl<'a> Statement<'a> {
         }
     }
 
+    /// The value of token `index` if it is a string in plain quotes or dollar quotes; not where escapes or several parts make it up.
+    pub(crate) fn string(&self, index: usize) -> Option<String> {
+        if self.kind(index) != Some(Kind::String) {
+            return None;
+        }
+        let written = std::str::from_utf8(self.bytes(index)).ok()?;
+        if let Some(rest) = written.strip_prefix('$') {
+            let delimiter = &written[..rest.find('$')? + 2];
+            let inner = written.strip_prefix(delimiter)?.strip_suffix(delimiter)?;
+            return Some(inner.to_owned());
+        }
+        let inner = written.strip_prefix('\'')?.strip_suffix('\'')?;
+        let pieces: Vec<&str> = inner.split("''").collect();
+        (!pieces.iter().any(|piece| piece.contains('\''))).then(|| pieces.join("'"))
+    }
+
     /// What was written from token `from` up to, not including, token `to`.
     pub(crate) fn written(&self, from: usize, to: usize) -> Cow<'a, str> {
         let start = self.tokens.get(from).map_or(0, |token| token.start);

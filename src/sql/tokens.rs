@@ -3,12 +3,12 @@
 //! Every token has to be harmless where it stands. What can't be told from tokens alone (whether `x (` is a call, or an alias with
 //! a list of columns) is left to the syntax tree as [`Findings::unresolved`].
 
-use super::SqlContext;
 use super::class::Reason;
 use super::lexer::Kind;
 use super::names::{Catalog, FunctionRoute, Name, SEQUENCE_COLUMNS};
 use super::rules::is_temporary_schema;
 use super::statement::Statement;
+use super::{SqlContext, embedded};
 
 /// What was found against a statement.
 #[derive(Debug, Clone, Default)]
@@ -60,28 +60,57 @@ impl Findings {
 
 /// Reads all tokens of a statement that begins with SELECT, WITH, VALUES or TABLE.
 pub(crate) fn scan(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Findings {
-    let mut scan = Scan {
-        statement,
-        context,
-        catalog,
-        findings: Findings::default(),
-        open_cases: 0,
-    };
-    for index in 0..statement.len() {
-        scan.token(index);
+    Scan::new(statement, context, catalog, Language::Sql).all()
+}
+
+/// Reads all tokens of a statement of PL/pgSQL: INTO names variables there, and END ends blocks.
+pub(crate) fn scan_plpgsql(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Findings {
+    let mut findings = Scan::new(statement, context, catalog, Language::PlPgSql).all();
+    for name in std::mem::take(&mut findings.unresolved) {
+        findings.add(Reason::UnknownFunction { name });
     }
-    scan.findings
+    findings
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Language {
+    Sql,
+    PlPgSql,
 }
 
 struct Scan<'a> {
     statement: &'a Statement<'a>,
     context: &'a SqlContext,
     catalog: &'a dyn Catalog,
+    language: Language,
     findings: Findings,
     open_cases: usize,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(
+        statement: &'a Statement<'a>,
+        context: &'a SqlContext,
+        catalog: &'a dyn Catalog,
+        language: Language,
+    ) -> Scan<'a> {
+        Scan {
+            statement,
+            context,
+            catalog,
+            language,
+            findings: Findings::default(),
+            open_cases: 0,
+        }
+    }
+
+    fn all(mut self) -> Findings {
+        for index in 0..self.statement.len() {
+            self.token(index);
+        }
+        self.findings
+    }
+
     fn token(&mut self, index: usize) {
         let Some(kind) = self.statement.kind(index) else { return };
         match kind {
@@ -94,6 +123,8 @@ impl Scan<'_> {
             Kind::Quoted => self.name(index),
             Kind::Operator => self.operator(index, None),
             Kind::Cast => self.cast(index + 1),
+            // Between the bounds of a loop.
+            Kind::Other if self.language == Language::PlPgSql && self.statement.bytes(index) == b".." => {}
             Kind::UnicodeQuoted
             | Kind::BackslashString
             | Kind::Unterminated
@@ -125,6 +156,10 @@ impl Scan<'_> {
     fn keyword(&mut self, index: usize) {
         let labelled = self.behind_word(index, "as");
         match self.statement.identifier(index).as_ref() {
+            "into" | "end" if self.language == Language::PlPgSql => {}
+            "execute" if self.language == Language::PlPgSql => self.findings.add(Reason::EmbeddedSql {
+                name: "EXECUTE".to_owned(),
+            }),
             "into" => self.findings.add(Reason::SelectInto),
             "for" if self.statement.is_any_word(index + 1, &["update", "share", "no", "key"]) => {
                 self.findings.add(Reason::LockingClause);
@@ -205,7 +240,8 @@ impl Scan<'_> {
                 return;
             }
             let precision = name == "second" && (self.behind_word(index, "to") || self.behind_string(index));
-            if precision || takes_parenthesis(name) {
+            let control = self.language == Language::PlPgSql && PLPGSQL_BEFORE_PARENTHESIS.contains(&name);
+            if precision || takes_parenthesis(name) || control {
                 return;
             }
         }
@@ -220,6 +256,8 @@ impl Scan<'_> {
             None => {}
             Some(Reason::UnknownFunction { .. }) if !qualified && self.is_type(index) => {}
             Some(Reason::UnknownFunction { .. }) if !qualified => self.findings.unresolved.push(name.to_owned()),
+            Some(Reason::EmbeddedSql { .. })
+                if embedded::reads_only(self.statement, name, index + 1, self.context, self.catalog) => {}
             Some(reason) => {
                 if matches!(reason, Reason::VolatileFunction { .. }) {
                     self.findings
@@ -256,7 +294,9 @@ impl Scan<'_> {
     fn before_string(&mut self, index: usize, name: &str) {
         let schema = self.behind_dot(index).then(|| self.schema_before(index));
         let unquoted = self.statement.kind(index) == Some(Kind::Word);
-        let known = schema.is_none() && unquoted && WORDS_BEFORE_STRING.contains(&name);
+        let control = self.language == Language::PlPgSql
+            && (PLPGSQL_BEFORE_STRING.contains(&name) || self.behind_word(index, "raise"));
+        let known = schema.is_none() && unquoted && (control || WORDS_BEFORE_STRING.contains(&name));
         let called = Name {
             schema: schema.as_deref(),
             name,
@@ -275,32 +315,40 @@ impl Scan<'_> {
             schema: found.schema.as_deref(),
             name: &found.name,
         };
-        if !type_is_known(called, self.context, self.catalog) && !self.takes_row_or_enum(index - 1) {
+        if !type_is_known(called, self.context, self.catalog) && !self.takes_no_scalar(index - 1) {
             self.findings.add(Reason::UnknownType { name: found.name });
         }
     }
 
-    /// Whether hardly anything but a row type or an enum fits behind the `::` at `cast`, as in `jsonb_populate_record(NULL::t, …)`,
-    /// `enum_range(NULL::t)` and `ROW(1, 2)::t`: making one of these runs nothing. A domain is possible even here, and its CHECK
-    /// would run; a standby then refuses what it writes, as it does for a view that text can't see through.
-    fn takes_row_or_enum(&self, cast: usize) -> bool {
-        const TAKERS: &[&str] = &[
-            "enum_first",
-            "enum_last",
-            "enum_range",
+    /// Whether hardly anything but a row type, a range or an enum fits behind the `::` at `cast`, as in `jsonb_populate_record(NULL::t,
+    /// …)`, `enum_last('a'::t)`, `'[a,b)'::t` and `ROW(1, 2)::t`: making one of these runs nothing. A domain is possible even here,
+    /// and its CHECK would run; a standby then refuses what it writes, as it does for a view that text can't see through.
+    fn takes_no_scalar(&self, cast: usize) -> bool {
+        const ROW_TAKERS: &[&str] = &[
             "json_populate_record",
             "json_populate_recordset",
             "jsonb_populate_record",
             "jsonb_populate_recordset",
         ];
+        const ENUM_TAKERS: &[&str] = &["enum_first", "enum_last", "enum_range"];
         let Some(value) = cast.checked_sub(1) else { return false };
-        if self.statement.is_word(value, "null") {
-            return value >= 2
-                && self.statement.is_punct(value - 1, b'(')
-                && self.statement.is_any_word(value - 2, TAKERS);
+        let statement = self.statement;
+        if statement.is_punct(value, b']') {
+            // An array of no elements.
+            return value >= 2 && statement.is_punct(value - 1, b'[') && statement.is_word(value - 2, "array");
         }
-        let open = self.statement.parenthesis_before(value);
-        open.is_some_and(|open| open >= 1 && self.statement.is_word(open - 1, "row") && !self.behind_dot(open - 1))
+        if statement.kind(value) == Some(Kind::String) && is_structured(statement.bytes(value)) {
+            return true;
+        }
+        if statement.is_word(value, "null") || statement.kind(value) == Some(Kind::String) {
+            let first = value >= 2 && statement.is_punct(value - 1, b'(');
+            let further = value >= 4 && statement.is_punct(value - 1, b',');
+            return (first && statement.is_any_word(value - 2, ENUM_TAKERS))
+                || (first && statement.is_word(value, "null") && statement.is_any_word(value - 2, ROW_TAKERS))
+                || (further && statement.is_punct(value - 3, b'(') && statement.is_word(value - 4, "enum_range"));
+        }
+        let open = statement.parenthesis_before(value);
+        open.is_some_and(|open| open >= 1 && statement.is_word(open - 1, "row") && !self.behind_dot(open - 1))
     }
 
     fn operator(&mut self, index: usize, schema: Option<&str>) {
@@ -326,6 +374,18 @@ impl Scan<'_> {
         } else if self.statement.kind(index + 2) != Some(Kind::Operator) {
             self.findings.add(Reason::Unparsed);
         }
+    }
+}
+
+/// Whether a string reads as a range, a multirange or a row: `'[a,b)'`, `'{(1,2)}'`, `'(1,x)'`.
+pub(crate) fn is_structured(literal: &[u8]) -> bool {
+    let Some(inner) = literal.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'")) else {
+        return false;
+    };
+    match inner.trim_ascii() {
+        [b'{', b'}'] | [b'{', b'[' | b'(', .., b']' | b')', b'}'] => true,
+        [b'[' | b'(', within @ .., b']' | b')'] => within.contains(&b','),
+        _ => false,
     }
 }
 
@@ -691,6 +751,16 @@ const WORDS_BEFORE_STRING: &[&str] = &[
     "where",
     "with",
     "zone",
+];
+
+/// Words of PL/pgSQL that may stand in front of a parenthesis that is no call's.
+pub(crate) const PLPGSQL_BEFORE_PARENTHESIS: &[&str] = &[
+    "assert", "elseif", "elsif", "if", "into", "perform", "query", "raise", "return", "set", "while",
+];
+
+/// Words of PL/pgSQL that may stand in front of a string without being a type.
+const PLPGSQL_BEFORE_STRING: &[&str] = &[
+    "assert", "elseif", "elsif", "if", "perform", "raise", "return", "sqlstate", "while",
 ];
 
 /// Types that the grammar itself turns into pg_catalog's, whatever `search_path` says.

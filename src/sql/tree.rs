@@ -108,7 +108,9 @@ impl Walk<'_> {
     }
 
     fn called(&mut self, name: Name<'_>, arguments: Option<usize>) -> Option<Reason> {
-        let reason = function_reason(name, arguments, self.context, self.catalog);
+        // Of SQL that is given as text only the tokens know the text.
+        let reason = function_reason(name, arguments, self.context, self.catalog)
+            .filter(|reason| !matches!(reason, Reason::EmbeddedSql { .. }));
         if matches!(reason, Some(Reason::VolatileFunction { .. })) {
             self.findings
                 .settings

@@ -11,7 +11,7 @@ use super::{Doubt, Function, Learned, Operator, Relation, Type};
 use crate::sql::class::{Access, Reason};
 use crate::sql::classify::classify_with;
 use crate::sql::lexer::PlainStrings;
-use crate::sql::{SqlContext, StatementClass};
+use crate::sql::{SqlContext, StatementClass, plpgsql};
 
 /// What stands on more layers than this stays doubtful.
 const ROUNDS: usize = 32;
@@ -147,11 +147,9 @@ impl Learned {
 
     fn settle_functions(&mut self, rows: &CatalogRows) -> bool {
         let mut changes = false;
-        for row in rows.functions.iter().filter(|row| row.language == "sql") {
+        for row in &rows.functions {
             let Some(body) = self.doubtful_body(row) else { continue };
-            let class = self.judge(&body);
-            if class.access == Access::Read
-                && class.effects.is_empty()
+            if self.only_reads(&body, &row.language)
                 && let Some(function) = self.function_mut(row)
             {
                 (function.safe, function.leaves_traces) = (true, false);
@@ -159,6 +157,17 @@ impl Learned {
             }
         }
         changes
+    }
+
+    fn only_reads(&self, body: &str, language: &str) -> bool {
+        match language {
+            "sql" => {
+                let class = self.judge(body);
+                class.access == Access::Read && class.effects.is_empty()
+            }
+            "plpgsql" => plpgsql::scan(body, &SqlContext::default(), self).reason().is_none(),
+            _ => false,
+        }
     }
 
     fn settle_traces(&mut self, rows: &CatalogRows) -> bool {

@@ -135,6 +135,10 @@ impl Catalog for Learned {
         known && candidates.all(|found| found.safe)
     }
 
+    fn all_types_are_safe(&self) -> bool {
+        self.types.values().flatten().all(|found| found.safe)
+    }
+
     fn operator_is_safe(&self, name: Name<'_>) -> bool {
         let named = self.operators.get(name.name).map_or(&[][..], Vec::as_slice);
         let mut candidates = named.iter().filter(|found| fits(name.schema, &found.schema)).peekable();

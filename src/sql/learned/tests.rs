@@ -61,6 +61,12 @@ fn names() -> Learned {
             sql("locks", "select pg_advisory_lock(1)"),
             sql("recursive", "select recursive()"),
             plpgsql(
+                "looks",
+                "declare n int; begin select count(*) into n from t where reads() > 0; return n; end",
+            ),
+            plpgsql("looks_at_node", "begin return pg_is_in_recovery(); end"),
+            plpgsql("takes_any", "declare r t%rowtype; begin return 1; end"),
+            plpgsql(
                 "contained",
                 "begin update t set n = 1; if (found) then return writes(); end if; end",
             ),
@@ -182,7 +188,7 @@ fn what_only_reads_is_a_read() {
         "select allowed()",
         "select elsewhere()",
         "select other.elsewhere()",
-        "select reads(), reads_by_two(), returns(), atomic()",
+        "select reads(), reads_by_two(), returns(), atomic(), looks()",
         "select 'a' <% 'b'",
         "select 'happy'::mood, '1'::positive, positive '1', cast('1' as positive)",
         "select * from upper_view",
@@ -208,6 +214,9 @@ fn what_may_do_more_says_why() {
         ("select locks()", "function public.locks() is VOLATILE"),
         ("select recursive()", "function public.recursive() is VOLATILE"),
         ("select contained()", "function public.contained() is VOLATILE"),
+        ("select looks_at_node()", "function public.looks_at_node() is VOLATILE"),
+        // A domain whose CHECK writes may be the type of any column.
+        ("select takes_any()", "function public.takes_any() is VOLATILE"),
         // The argument's type may be what makes it the database's own function.
         ("select lower(x) from t", "function public.lower(mytype) is VOLATILE"),
         ("select nowhere()", "function nowhere isn't known to be safe"),

@@ -4,7 +4,7 @@ use super::Learned;
 use crate::sql::lexer::{Kind, PlainStrings};
 use crate::sql::names::{Catalog, FunctionRoute, Name};
 use crate::sql::statement::{Statement, Statements};
-use crate::sql::tokens::takes_parenthesis;
+use crate::sql::tokens::{PLPGSQL_BEFORE_PARENTHESIS, takes_parenthesis};
 
 /// Words that leave something behind wherever they stand, or run what can't be read (EXECUTE, CALL, DO).
 const LEAVES: &[&str] = &[
@@ -26,11 +26,6 @@ const LEAVES: &[&str] = &[
 
 /// Behind these a statement of PL/pgSQL begins.
 const STATEMENT_BEGINS: &[&str] = &["begin", "else", "loop", "then"];
-
-/// Words of PL/pgSQL in front of a parenthesis that is no call's.
-const BEFORE_PARENTHESIS: &[&str] = &[
-    "assert", "elseif", "elsif", "if", "into", "perform", "query", "raise", "return", "set", "while",
-];
 
 /// The settings that a body in SQL or PL/pgSQL may leave changed; `None` if it may leave anything else.
 pub(super) fn settings_left(body: &str, names: &Learned) -> Option<Vec<Box<str>>> {
@@ -114,7 +109,7 @@ fn called(statement: &Statement<'_>, index: usize, names: &Learned) -> Option<Ve
     let qualified = behind_dot(statement, index);
     // Most of them may be names too.
     let keyword = !qualified
-        && (takes_parenthesis(&word) || BEFORE_PARENTHESIS.contains(&word.as_ref()))
+        && (takes_parenthesis(&word) || PLPGSQL_BEFORE_PARENTHESIS.contains(&word.as_ref()))
         && !names.functions.contains_key(word.as_ref());
     let table = index > 0 && statement.is_word(index - 1 - 2 * usize::from(qualified && index > 2), "into");
     if keyword || table {

@@ -107,6 +107,10 @@ pub trait Catalog: Sync {
     fn triggers_leave_traces(&self, _name: &str) -> bool {
         false
     }
+    /// Whether no type, of whatever name, does anything but compute.
+    fn all_types_are_safe(&self) -> bool {
+        false
+    }
     /// Whether names of all schemas are known: then none hides another that is worse.
     fn knows_all_schemas(&self) -> bool {
         false

@@ -20,7 +20,10 @@ pub(super) fn explain(statement: &Statement<'_>, context: &SqlContext, catalog: 
     if analyze {
         return match head(&inner).1 {
             Command::Explain => Verdict::write(Reason::Unparsed),
-            _ => executed(judge(&inner, context, catalog)),
+            _ => executed(
+                judge(&inner, context, catalog),
+                tells_rows_only(statement, inner_from) && !joins(&inner),
+            ),
         };
     }
     if names_temporary_schema(&inner) {
@@ -37,26 +40,68 @@ pub(super) fn explain(statement: &Statement<'_>, context: &SqlContext, catalog: 
     }
 }
 
-/// Counts, buffers and times are those of the node that ran it: a read may go to a standby only when asked to.
-fn executed(verdict: Verdict) -> Verdict {
+/// Buffers and times are those of the node that ran it, and so may be the plan where several relations meet: unless none of that is in
+/// the answer, a read may go to a standby only when asked to.
+fn executed(verdict: Verdict, same_anywhere: bool) -> Verdict {
     match verdict.access {
-        Access::Read => Verdict::write(Reason::NodeLocal {
+        Access::Read if !same_anywhere => Verdict::write(Reason::NodeLocal {
             name: "EXPLAIN ANALYZE".to_owned(),
         }),
-        Access::Write => verdict,
+        Access::Read | Access::Write => verdict,
     }
 }
 
-/// Planning may call what is not volatile, so that functions known to be unsafe keep even a plan on the primary.
+/// Whether nothing but the plan's shape and the numbers of rows is asked for.
+fn tells_rows_only(statement: &Statement<'_>, inner_from: usize) -> bool {
+    let says_off = |option: &str| {
+        (2..inner_from)
+            .any(|index| statement.is_word(index, option) && statement.is_any_word(index + 1, &["off", "false"]))
+    };
+    let asks_for_more = (2..inner_from)
+        .any(|index| statement.is_any_word(index, &["buffers", "memory", "serialize", "settings", "wal"]));
+    ["costs", "summary", "timing"].into_iter().all(says_off) && !asks_for_more
+}
+
+/// Whether a query reads more than one relation in one FROM.
+fn joins(statement: &Statement<'_>) -> bool {
+    const ENDS: &[&str] = &[
+        "except",
+        "fetch",
+        "for",
+        "group",
+        "having",
+        "intersect",
+        "limit",
+        "offset",
+        "order",
+        "union",
+        "where",
+        "window",
+    ];
+    // Of each open parenthesis, whether FROM's list is being read.
+    let mut lists = vec![false];
+    for index in 0..statement.len() {
+        match statement.kind(index) {
+            Some(Kind::Punct(b'(' | b'[')) => lists.push(false),
+            Some(Kind::Punct(b')' | b']')) if lists.len() > 1 => drop(lists.pop()),
+            Some(Kind::Punct(b',')) if lists.last() == Some(&true) => return true,
+            _ if statement.is_word(index, "join") => return true,
+            _ if statement.is_word(index, "from") => lists.last_mut().into_iter().for_each(|list| *list = true),
+            _ if statement.is_any_word(index, ENDS) => lists.last_mut().into_iter().for_each(|list| *list = false),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Planning may call what is not volatile, so that functions known to be unsafe keep even a plan on the primary. Those that write are
+/// volatile.
 fn planned(inner: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
     let findings = tokens::scan(inner, context, catalog).without_tree();
     let of_function = |reason: &Reason| {
         matches!(
             reason,
-            Reason::NodeLocal { .. }
-                | Reason::Function { .. }
-                | Reason::ServerAction { .. }
-                | Reason::EmbeddedSql { .. }
+            Reason::NodeLocal { .. } | Reason::ServerAction { .. } | Reason::EmbeddedSql { .. }
         )
     };
     match findings.hard.filter(of_function).or(findings.soft.filter(of_function)) {

@@ -208,12 +208,18 @@ fn head(statement: &Statement<'_>) -> (usize, Command) {
     (parentheses, command)
 }
 
+/// Whether a command of PostgreSQL begins with this word.
+pub(crate) fn is_command(word: &str) -> bool {
+    COMMANDS.binary_search_by(|(name, _)| (*name).cmp(word)).is_ok()
+}
+
 /// Judges a statement that can be looked into.
 pub(crate) fn judge(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
     match head(statement) {
         (_, Command::Query) => queries::query(statement, context, catalog),
         (_, Command::Explain) => explain::explain(statement, context, catalog).with_execute(statement),
         (_, Command::Copy) => queries::copy(statement, context, catalog),
+        (_, Command::Utility("DO")) => queries::block(statement, context, catalog),
         (_, Command::Dml(_)) => queries::change(statement, context, catalog),
         _ => judge_by_head(statement),
     }

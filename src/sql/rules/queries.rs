@@ -7,7 +7,7 @@ use crate::sql::effects::{Effect, PinReason};
 use crate::sql::names::Catalog;
 use crate::sql::statement::Statement;
 use crate::sql::tokens::{self, Findings};
-use crate::sql::{simplify, tree};
+use crate::sql::{plpgsql, simplify, tree};
 
 /// A statement that begins with SELECT, WITH, VALUES or TABLE, perhaps in parentheses.
 pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
@@ -108,6 +108,35 @@ pub(super) fn change(statement: &Statement<'_>, context: &SqlContext, catalog: &
     verdict.with_settings(settings)
 }
 
+/// DO: a read if its block can be seen to be one.
+pub(super) fn block(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
+    let by_head = judge_by_head(statement);
+    let Some(block) = block_of(statement) else {
+        return by_head;
+    };
+    let findings = plpgsql::scan(&block, context, catalog);
+    let now_sensitive = findings.now_sensitive;
+    match findings.reason() {
+        None => Verdict {
+            now_sensitive,
+            ..Verdict::read(Reason::PlainRead)
+        },
+        Some(_) => by_head,
+    }
+}
+
+/// The text of DO [LANGUAGE plpgsql] 'text' [LANGUAGE plpgsql].
+fn block_of(statement: &Statement<'_>) -> Option<String> {
+    let says_language = |index| statement.is_word(index, "language") && statement.identifier(index + 1) == "plpgsql";
+    let text = match statement.len() {
+        2 => 1,
+        4 if says_language(1) => 3,
+        4 if says_language(2) => 1,
+        _ => return None,
+    };
+    statement.string(text)
+}
+
 /// INTO [LOCAL] TEMP[ORARY]
 fn creates_temporary(statement: &Statement<'_>) -> bool {
     (0..statement.len()).any(|index| {
@@ -194,8 +223,8 @@ mod tests {
             ("update t set a = mine(b)", true),
             ("delete from t where s.mine(a)", true),
             ("call mine()", true),
-            ("do 'begin end'", true),
-            ("select query_to_xml('select 1', true, false, '')", true),
+            ("do 'begin perform mine(); end'", true),
+            ("select query_to_xml('select mine()', true, false, '')", true),
         ] {
             assert_eq!(
                 classify(sql.as_bytes(), &SqlContext::default()).unknown_code,

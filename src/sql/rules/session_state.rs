@@ -29,10 +29,34 @@ pub(super) fn session(statement: &Statement<'_>) -> Verdict {
         "show" if own::own_setting(statement).is_some() => {
             Verdict::write(Reason::SessionState("SHOW pgsluice")).with(Effect::Own)
         }
+        "show" if shows_what_follows_the_session(statement) => Verdict::read(Reason::PlainRead),
         "show" => Verdict::write(Reason::SessionState("SHOW")),
         "close" => Verdict::write(Reason::Cursor).with(Effect::MayUnpin(PinReason::WithHoldCursor)),
         // FETCH, MOVE
         _ => Verdict::write(Reason::Cursor),
+    }
+}
+
+/// Whether SHOW is asked for a setting that every connection gets from its session. Others may be the node's own.
+fn shows_what_follows_the_session(statement: &Statement<'_>) -> bool {
+    const FOLLOWING: &[&str] = &[
+        "application_name",
+        "client_encoding",
+        "datestyle",
+        "intervalstyle",
+        "search_path",
+        "standard_conforming_strings",
+        "timezone",
+        "transaction_isolation",
+    ];
+    match statement.len() {
+        2 => FOLLOWING.contains(&statement.identifier(1).as_ref()),
+        3 => statement.is_word(1, "time") && statement.is_word(2, "zone"),
+        4 => ["transaction", "isolation", "level"]
+            .iter()
+            .zip(1..)
+            .all(|(word, index)| statement.is_word(index, word)),
+        _ => false,
     }
 }
 
