@@ -177,7 +177,7 @@ keys! {
     "routing.defer_begin": Flag, Is("false"),
         "Start plain transactions on a standby and move them at their first write. Only `false` is supported so far.";
     "routing.read_only_functions": Texts, Means("none"),
-        "Functions of your own that are VOLATILE and yet only read, as `name` or `schema.name`: calls of them may go to standbys.";
+        "Functions of your own that are VOLATILE and yet only read, where their text doesn't show it, as `name` or `schema.name`: calls of them may go to standbys.";
     "routing.catalog_refresh": Span(SECOND, YEAR), Is("1min"),
         "How long a change to functions, views and types that was made past pgsluice may go unnoticed. What goes through it is noticed at once.";
     "routing.balancer": Choice { names: &["power_of_two_choices"], not_yet: &[] }, Is("power_of_two_choices"),
