@@ -118,6 +118,12 @@ table! {
         "From a statement's last byte to ReadyForQuery, waiting for a connection included.";
     ROUTING_DECISIONS = Counter "pgsluice_routing_decisions_total" (Count) ["target", "reason"]
         "Decisions where a statement goes, and why.";
+    READS = Counter "pgsluice_reads_total" (Count) ["level", "outcome"]
+        "Reads by consistency level and what came of it: standby, waited (for a standby to catch up) or primary.";
+    STANDBY_WAIT = Histogram "pgsluice_standby_wait_seconds" (Seconds) []
+        "How long reads waited for a standby to catch up, those included that then went to the primary.";
+    LOST_POSITIONS = Counter "pgsluice_lost_positions_total" (Count) []
+        "Positions that sessions were to see and that a failover has lost.";
     CLASS_CACHE_HITS = Counter "pgsluice_class_cache_hits_total" (Count) []
         "Statements whose class was remembered.";
     CLASS_CACHE_MISSES = Counter "pgsluice_class_cache_misses_total" (Count) []
@@ -140,6 +146,8 @@ table! {
         "The node's timeline.";
     REPLAY_LAG_SECONDS = Gauge "pgsluice_replay_lag_seconds" (Seconds) ["node"]
         "Age of the newest state that the standby is known to hold; NaN while unknown.";
+    FRESHNESS_SECONDS = Gauge "pgsluice_freshness_seconds" (Seconds) ["node"]
+        "Age of the newest moment of which the standby is known to hold every commit, as read_your_writes looks at it; NaN while unknown.";
     REPLAY_LAG_BYTES = Gauge "pgsluice_replay_lag_bytes" (Bytes) ["node"]
         "WAL that the standby has yet to replay.";
 

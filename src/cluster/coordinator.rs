@@ -1,20 +1,23 @@
 //! The one task that decides: takes readings and orders, lets `knowledge` conclude, publishes the table, and says what changed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::Shared;
 use super::activity::LOOK_EVERY;
 use super::announce::announce;
 use super::knowledge::Knowledge;
 use super::lsn::Timeline;
 use super::node::NodeId;
+use super::position::Fork;
+use super::probe_connection::Target;
 use super::reading::Reading;
 use super::routing_table::{NoPrimary, NodeState, RoutingTable};
 use super::state_file::Remembered;
+use super::{Shared, history};
 
 /// What the coordinator is told.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(super) enum Event {
     Release,
     /// The promotion may have happened.
     HoldOn,
+    /// Where the timelines before this one ended.
+    History(Timeline, Vec<Fork>),
 }
 
 /// While a claim waits for the others to contradict, the clock is looked at this often.
@@ -40,6 +45,30 @@ pub(super) struct Coordinator {
     pub(super) events: mpsc::Receiver<Event>,
     /// What the state file should hold.
     pub(super) remember: watch::Sender<Option<Remembered>>,
+    pub(super) histories: Histories,
+}
+
+/// Asks each primary once where the timelines before its own ended.
+pub(super) struct Histories {
+    pub(super) targets: Vec<Target>,
+    pub(super) tell: mpsc::WeakSender<Event>,
+    /// The primary that was asked last.
+    pub(super) asked: Option<(NodeId, Timeline)>,
+}
+
+impl Histories {
+    fn look_at(&mut self, table: &RoutingTable) {
+        let (Some(primary), Some(timeline)) = (table.primary, table.timeline) else {
+            return;
+        };
+        if timeline <= Timeline(1) || self.asked == Some((primary, timeline)) {
+            return;
+        }
+        self.asked = Some((primary, timeline));
+        if let Some(target) = self.targets.get(primary.index()) {
+            tokio::spawn(history::find_out(target.clone(), timeline, self.tell.clone()));
+        }
+    }
 }
 
 impl Coordinator {
@@ -75,6 +104,7 @@ impl Coordinator {
             Event::Reading(node, reading) => self.knowledge.take(node, reading, now),
             Event::Release => self.knowledge.release(now),
             Event::HoldOn => self.knowledge.hold_on(now),
+            Event::History(timeline, forks) => self.knowledge.learn_history(timeline, forks),
             Event::Hold(done) => {
                 let above = self.knowledge.hold(now);
                 self.publish();
@@ -99,7 +129,7 @@ impl Coordinator {
     }
 
     /// Makes what is known now the table that statements live by. First the table, then the news of it.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let table = Arc::new(self.knowledge.table());
         let before = self.shared.table.swap(Arc::clone(&table));
         if before.why_no_primary != table.why_no_primary && wants_to_hear_all(&before, &table) {
@@ -108,6 +138,12 @@ impl Coordinator {
         if is_news(&before, &table) {
             self.shared.version.send_modify(|version| *version += 1);
         }
+        let sampled = before.sample.map(|sample| sample.asked_at) != table.sample.map(|sample| sample.asked_at);
+        if sampled && self.shared.standbys_next.swap(false, Ordering::Relaxed) {
+            self.shared.wake_standbys();
+        }
+        self.shared.published.send_modify(|count| *count += 1);
+        self.histories.look_at(&table);
         announce(&before, &table);
         let to_remember = self.knowledge.to_remember();
         self.remember

@@ -34,6 +34,7 @@ fn primary(timeline: u32) -> ServerState {
         timeline: Timeline(timeline),
         insert: Lsn(100),
         flush: Lsn(100),
+        synchronous: false,
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use super::lsn::{Lsn, Timeline};
 use super::node::NodeId;
+use super::routing_table::PrimarySample;
 
 /// The samples of the current primary.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +58,18 @@ impl Freshness {
         }
         self.inserted.push(asked_at, insert);
         self.flushed.push(asked_at, flush.min(insert));
+    }
+
+    /// The newest sample of the insert position.
+    pub fn newest(&self) -> Option<PrimarySample> {
+        let (node, timeline) = self.source?;
+        let newest = self.inserted.0.back()?;
+        Some(PrimarySample {
+            node,
+            timeline,
+            insert: newest.lsn,
+            asked_at: newest.last,
+        })
     }
 
     /// The timeline that was sampled.

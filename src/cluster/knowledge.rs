@@ -11,6 +11,7 @@ use super::freshness::{Fresh, Freshness};
 use super::lsn::{Lsn, Timeline};
 use super::node::{NodeId, NodeRole};
 use super::node_view::{NodeView, Took};
+use super::position::Fork;
 use super::reading::{Reading, ReplayProgress, ServerState};
 use super::routing_table::{ClusterStats, NodeState, RoutingTable};
 use super::serving::{Lag, Serving, Verdict};
@@ -26,6 +27,8 @@ pub struct Knowledge {
     failovers: u64,
     last_failover: Option<Duration>,
     without_primary_since: Option<Instant>,
+    /// Where the timelines before this one ended, where that is known.
+    history: Option<(Timeline, Arc<[Fork]>)>,
     /// Rows to fill in: name and weight.
     blank: Box<[NodeState]>,
 }
@@ -57,6 +60,7 @@ impl Knowledge {
             failovers: 0,
             last_failover: None,
             without_primary_since: Some(now),
+            history: None,
             blank: blank.nodes.clone(),
         }
     }
@@ -101,6 +105,11 @@ impl Knowledge {
             hold.phase = HoldPhase::Uncertain;
         }
         self.conclude(None, now);
+    }
+
+    /// Where the timelines before this one ended.
+    pub fn learn_history(&mut self, timeline: Timeline, forks: Vec<Fork>) {
+        self.history = Some((timeline, forks.into()));
     }
 
     /// What should survive a restart; `None` before the first primary.
@@ -151,6 +160,7 @@ impl Knowledge {
             timeline,
             insert,
             flush,
+            ..
         } = answered.answer.state
         {
             self.freshness
@@ -238,6 +248,9 @@ impl Knowledge {
             primary: state.current.map(|term| term.node),
             timeline: self.elected.timeline,
             system_identifier: self.elected.system_identifier,
+            sample: self.freshness.newest(),
+            forks: self.forks(),
+            synchronous: self.is_synchronous(),
             nodes: self.blank.iter().map(|blank| self.row(blank)).collect(),
             why_no_primary: self.elected.why_no_primary,
             without_primary_since: self.without_primary_since,
@@ -248,6 +261,23 @@ impl Knowledge {
                 split_brain: self.elected.split_brain,
             },
         }
+    }
+
+    fn forks(&self) -> Arc<[Fork]> {
+        match &self.history {
+            Some((timeline, forks)) if Some(*timeline) == self.elected.timeline => Arc::clone(forks),
+            Some(_) | None => Arc::default(),
+        }
+    }
+
+    fn is_synchronous(&self) -> bool {
+        let primary = self
+            .elected
+            .state
+            .current
+            .and_then(|term| self.views.get(term.node.index()));
+        let answered = primary.and_then(NodeView::answered);
+        answered.is_some_and(|answered| matches!(answered.answer.state, ServerState::Primary { synchronous: true, .. }))
     }
 
     fn row(&self, blank: &NodeState) -> NodeState {

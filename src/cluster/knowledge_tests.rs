@@ -23,6 +23,7 @@ fn primary(timeline: u32, lsn: u64) -> ServerState {
         timeline: Timeline(timeline),
         insert: Lsn(lsn),
         flush: Lsn(lsn),
+        synchronous: false,
     }
 }
 

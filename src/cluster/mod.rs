@@ -15,6 +15,7 @@ pub mod knowledge;
 pub mod lsn;
 pub mod node;
 pub mod node_view;
+pub mod position;
 pub mod probe;
 pub mod reading;
 pub mod routing_table;
@@ -25,13 +26,15 @@ mod activity;
 mod announce;
 mod asker;
 mod coordinator;
+mod history;
 mod monitor;
 mod probe_connection;
 mod promotion;
 mod trigger_file;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, mpsc, watch};
@@ -43,15 +46,16 @@ use crate::wire::tls::NodeTlsConnector;
 
 use activity::Activity;
 pub use asker::{Asker, Unanswered};
-use coordinator::Coordinator;
+use coordinator::{Coordinator, Histories};
 use knowledge::Knowledge;
 pub use lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
 use monitor::{Monitor, Pace};
 pub use node::{NodeId, NodeRole};
+pub use position::{Position, Reach};
 use probe_connection::Target;
 use promotion::Promoter;
 pub use reading::ServerIdentity;
-pub use routing_table::{ClusterStats, NoPrimary, NodeState, RoutingTable};
+pub use routing_table::{ClusterStats, NoPrimary, NodeState, PrimarySample, RoutingTable};
 pub use serving::Serving;
 pub use state_file::StateFileError;
 
@@ -71,6 +75,13 @@ pub(crate) struct Shared {
     table: ArcSwap<RoutingTable>,
     /// Bumped when the primary, its epoch or a node's fitness for reads changes.
     version: watch::Sender<u64>,
+    /// Bumped with every table.
+    published: watch::Sender<u64>,
+    /// When a read last asked for fresher readings without waiting for them, in milliseconds since `started`.
+    nudged: AtomicU64,
+    started: Instant,
+    /// As soon as the primary has answered, standbys are to be asked whether they have come so far.
+    standbys_next: AtomicBool,
     /// One for each node; wakes its monitor.
     wake: Box<[Notify]>,
     /// Whether clients send statements.
@@ -112,6 +123,11 @@ impl Cluster {
                 shared: Arc::clone(&shared),
                 events,
                 remember,
+                histories: Histories {
+                    targets: targets.clone(),
+                    tell: sender.downgrade(),
+                    asked: None,
+                },
             }
             .run(),
         );
@@ -180,8 +196,46 @@ impl Cluster {
     pub fn request_probe(&self) {
         self.0.shared.wake_all();
     }
+
+    /// A number that grows with every table, also where nothing but positions has changed.
+    pub fn published(&self) -> watch::Receiver<u64> {
+        self.0.shared.published.subscribe()
+    }
+
+    /// Somebody waits for standbys to have what was committed before `floor`: they are asked now, the primary first unless it was asked since.
+    /// All who wait share the answers, and no node is asked twice at once.
+    pub fn freshen(&self, floor: Option<Instant>) {
+        let shared = &self.0.shared;
+        let table = shared.table.load();
+        let sampled = |sample: &PrimarySample| floor.is_none_or(|floor| sample.asked_at > floor);
+        match table.primary {
+            Some(primary) if !table.sample.as_ref().is_some_and(sampled) => {
+                shared.standbys_next.store(true, Ordering::Relaxed);
+                shared.wake(primary);
+            }
+            Some(_) | None => shared.wake_standbys(),
+        }
+    }
+
+    /// As [`Cluster::freshen`], for reads that didn't wait and those that will follow: no more often than every [`NUDGE_PAUSE`].
+    pub fn nudge(&self, floor: Option<Instant>) {
+        let shared = &self.0.shared;
+        let now = u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let last = shared.nudged.load(Ordering::Relaxed);
+        let due = now >= last.saturating_add(NUDGE_PAUSE.as_millis() as u64);
+        if due
+            && shared
+                .nudged
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            self.freshen(floor);
+        }
+    }
 }
 
+/// Reads that find no standby fresh enough have the nodes asked this often at most.
+const NUDGE_PAUSE: Duration = Duration::from_millis(10);
 /// Readings and orders that wait for the coordinator; more make the monitors wait.
 const EVENTS_QUEUED: usize = 64;
 /// Lost connections or time-outs in a row until a primary is given up.
@@ -250,6 +304,10 @@ impl Shared {
             wake: table.nodes.iter().map(|_| Notify::new()).collect(),
             table: ArcSwap::from_pointee(table),
             version: watch::Sender::new(0),
+            published: watch::Sender::new(0),
+            nudged: AtomicU64::new(0),
+            started: Instant::now(),
+            standbys_next: AtomicBool::new(false),
             activity: Activity::new(),
         }
     }
@@ -270,9 +328,19 @@ impl Shared {
         drop(table);
         if news_for_all {
             self.wake_all();
-        } else if let Some(wake) = self.wake.get(node.index()) {
+        } else {
+            self.wake(node);
+        }
+    }
+
+    fn wake(&self, node: NodeId) {
+        if let Some(wake) = self.wake.get(node.index()) {
             wake.notify_one();
         }
+    }
+
+    fn wake_standbys(&self) {
+        self.table.load().standbys().for_each(|node| self.wake(node.id));
     }
 
     fn wake_all(&self) {

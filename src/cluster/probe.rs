@@ -23,7 +23,8 @@ THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_inse
 CASE WHEN r.in_recovery THEN (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) END, \
 CASE WHEN r.in_recovery THEN (SELECT greatest(c.timeline_id, m.min_recovery_end_timeline) \
 FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() m) END, \
-CASE WHEN r.in_recovery THEN pg_catalog.pg_is_wal_replay_paused() END \
+CASE WHEN r.in_recovery THEN pg_catalog.pg_is_wal_replay_paused() END, \
+pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.<>) '' \
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS in_recovery) r, pg_catalog.pg_control_init() i";
 
 /// The answer isn't a row of [`STATEMENT`]'s.
@@ -60,6 +61,7 @@ pub fn read_row(columns: &[Option<&[u8]>]) -> Result<Answer, BadRow> {
             timeline: row.required(8, hexadecimal_timeline)?,
             insert: layout.without_page_header(insert),
             flush: row.parse(7)?,
+            synchronous: row.boolean(12)?,
         }
     };
     Ok(Answer {
@@ -140,7 +142,8 @@ mod tests {
         read_row(&columns)
     }
 
-    const PRIMARY: &str = "f|7711484104540977757|1795469808025930|150018|8192|16777216|0/3016018|0/3016000|0000000A|||";
+    const PRIMARY: &str =
+        "f|7711484104540977757|1795469808025930|150018|8192|16777216|0/3016018|0/3016000|0000000A||||f";
     const STANDBY: &str = "t|-1|1795469808344988|150018|8192|16777216|0/3016018|||2|1|f";
 
     #[test]
@@ -157,7 +160,8 @@ mod tests {
             ServerState::Primary {
                 timeline: Timeline(10),
                 insert: end,
-                flush: end
+                flush: end,
+                synchronous: false,
             }
         );
     }

@@ -58,6 +58,8 @@ pub enum ServerState {
         timeline: Timeline,
         /// Where its next record goes, page header taken off: everything committed so far lies before it.
         insert: Lsn,
+        /// Commits wait for standbys.
+        synchronous: bool,
         /// What is safely on disk, and so what standbys can get. Behind `insert` while an open transaction's records wait for a
         /// commit to flush them.
         flush: Lsn,

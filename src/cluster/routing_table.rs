@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
 use super::node::{NodeId, NodeRole};
+use super::position::Fork;
 use super::reading::ServerIdentity;
 use super::serving::Serving;
 use crate::config;
@@ -24,6 +25,12 @@ pub struct RoutingTable {
     pub timeline: Option<Timeline>,
     /// The cluster's identity, once every node was asked.
     pub system_identifier: Option<SystemIdentifier>,
+    /// The newest sample of the primary's position; the last one where there is no primary.
+    pub sample: Option<PrimarySample>,
+    /// Where the timelines before `timeline` ended; empty where that isn't known.
+    pub forks: Arc<[Fork]>,
+    /// Commits wait for standbys (`synchronous_standby_names`), which may show them before the primary does.
+    pub synchronous: bool,
     /// A row per node; [`NodeId`] is the index.
     pub nodes: Box<[NodeState]>,
     /// Set exactly when `primary` is `None`.
@@ -34,6 +41,19 @@ pub struct RoutingTable {
     pub split_brain: bool,
     /// Counted since the proxy started.
     pub stats: ClusterStats,
+}
+
+/// A primary's position: whatever was committed before `asked_at` lies before `insert`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrimarySample {
+    /// The primary.
+    pub node: NodeId,
+    /// The timeline that it wrote.
+    pub timeline: Timeline,
+    /// Its insert position.
+    pub insert: Lsn,
+    /// Just before it was asked, by the proxy's own clock.
+    pub asked_at: Instant,
 }
 
 impl RoutingTable {
@@ -63,6 +83,9 @@ impl RoutingTable {
             primary: None,
             timeline: None,
             system_identifier: None,
+            sample: None,
+            forks: Arc::default(),
+            synchronous: false,
             nodes: cluster.nodes.iter().enumerate().map(row).collect(),
             why_no_primary: Some(NoPrimary::Starting),
             without_primary_since: Some(now),

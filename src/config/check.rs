@@ -300,12 +300,14 @@ fn monitor_password(reader: &mut Reader<'_>) -> Option<Secret> {
 }
 
 fn pool(reader: &mut Reader<'_>) -> Pool {
+    let size = reader.count("pool.size");
     Pool {
         mode: reader.choice("pool.mode", PoolMode::from_name),
-        size: reader.count("pool.size"),
+        size,
         max_per_node: reader.count_if_set("pool.max_per_node"),
         max_per_user: reader.count_if_set("pool.max_per_user"),
         max_per_database: reader.count_if_set("pool.max_per_database"),
+        overflow: reader.count_if_set("pool.overflow").unwrap_or(size.div_ceil(2)),
         checkout_timeout: reader.duration("pool.checkout_timeout"),
         idle_timeout: reader.duration("pool.idle_timeout"),
         max_lifetime: reader.duration("pool.max_lifetime"),
@@ -338,13 +340,6 @@ fn routing(reader: &mut Reader<'_>, monitor: &Monitor, defaults: Vec<ListedTable
             .suggest("lengthen the one or shorten the other"),
         );
     }
-    if !reader.duration("routing.wait_for_standby").is_zero() {
-        let unfit = Unfit::new("is not supported yet: a read that finds no fit standby goes to the primary at once");
-        reader.refuse(
-            "routing.wait_for_standby",
-            unfit.suggest("leave it out, or write \"0ms\""),
-        );
-    }
     if reader.flag("routing.defer_begin") {
         let unfit = Unfit::new("is not supported yet: a plain transaction starts on the primary");
         reader.refuse("routing.defer_begin", unfit.suggest("leave it out, or write false"));
@@ -355,6 +350,7 @@ fn routing(reader: &mut Reader<'_>, monitor: &Monitor, defaults: Vec<ListedTable
     Routing {
         consistency: reader.choice("routing.consistency", Consistency::from_name),
         max_lag,
+        wait_for_standby: reader.duration("routing.wait_for_standby"),
         read_from_primary: reader.choice("routing.read_from_primary", ReadFromPrimary::from_name),
         defaults: routing_defaults(reader, defaults, folder),
         mode: reader.choice("routing.mode", RoutingMode::from_name),

@@ -149,6 +149,8 @@ keys! {
         "Server connections per node of one user, over all databases.";
     "pool.max_per_database": Count(1, 100_000), Means("no limit"),
         "Server connections per node to one database, of all users.";
+    "pool.overflow": Count(1, 100_000), Means("half of `size`"),
+        "Connections to the primary that reads may take up at once, in each pool, because no standby is fit or fresh enough: the rest is for writes. Without standbys there is no such limit.";
     "pool.checkout_timeout": Span(MS, HOUR), Is("30s"),
         "A statement that gets no server connection for this long fails with 53300.";
     "pool.idle_timeout": Span(SECOND, YEAR), Is("10min"),
@@ -171,7 +173,7 @@ keys! {
     "routing.max_lag": Span(MS, YEAR), Is("10s"),
         "A standby that lags further gets no reads.";
     "routing.wait_for_standby": Span(Duration::ZERO, HOUR), Is("0ms"),
-        "How long a read waits for a standby to catch up before it goes to the primary. Only `0ms` is supported so far.";
+        "How long a read waits for a standby to catch up before it goes to the primary.";
     "routing.read_from_primary": Choice { names: ReadFromPrimary::NAMES, not_yet: &[] }, Is("fallback"),
         "Whether the primary takes reads: never, when no standby is fit, or also when some are.";
     "routing.defer_begin": Flag, Is("false"),

@@ -260,6 +260,8 @@ pub struct Pool {
     pub max_per_user: Option<usize>,
     /// Server connections per node to one database.
     pub max_per_database: Option<usize>,
+    /// Connections to the primary that reads may have which find no standby.
+    pub overflow: usize,
     /// A client that gets no connection for this long gets 53300.
     pub checkout_timeout: Duration,
     /// An unused connection is closed after this.
@@ -294,6 +296,8 @@ pub struct Routing {
     pub consistency: Consistency,
     /// A standby that lags further gets no reads.
     pub max_lag: Duration,
+    /// How long a read waits for a standby that is fresh enough, before the primary takes it.
+    pub wait_for_standby: Duration,
     /// When the primary takes reads.
     pub read_from_primary: ReadFromPrimary,
     /// What holds for some sessions instead; the first that fits, for each of its values.

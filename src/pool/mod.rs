@@ -20,5 +20,6 @@ pub use node_link::NodeLink;
 pub use pool::{CheckoutError, Lease, Pool, Purpose};
 pub use pools::{Login, Pools, PrincipalPools, REAP_INTERVAL, Welcome};
 pub use prepared::{Evicted, Prepared, PreparedRegistry, PreparedSet, SERVER_NAME};
+pub use quota::Place as Slot;
 pub use settings::{SettingValue, Settings};
 pub use shape::Shape;

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::backend_conn::BackendConn;
 use super::node_link::NodeLink;
 use super::pools::{Login, REAP_INTERVAL};
-use super::quota::{Counted, Need, Places, Quota, Quotas};
+use super::quota::{Counted, Need, Place, Places, Quota, Quotas};
 use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
 use crate::cluster::Epoch;
 use crate::wire::sqlstate::SqlState;
@@ -47,6 +47,8 @@ pub struct Pool {
     quotas: Quotas,
     /// Its own connections.
     own: Arc<Quota>,
+    /// Those that reads have that overflow to the primary.
+    overflow: Arc<Quota>,
     /// How many of its clients can't wait for those that it has, if any.
     starving: AtomicUsize,
     inner: Mutex<Inner>,
@@ -90,6 +92,8 @@ pub struct Lease {
     // Closed before the room is passed on, so that a pool never has more connections than its size.
     conn: Option<Box<BackendConn>>,
     room: Option<Arc<Pool>>,
+    /// Of those that reads may take up at the primary.
+    slot: Option<Place>,
 }
 
 impl Lease {
@@ -97,7 +101,13 @@ impl Lease {
         Lease {
             conn: Some(conn),
             room: Some(Arc::clone(pool)),
+            slot: None,
         }
+    }
+
+    /// Keeps a slot for as long as the connection isn't given back.
+    pub fn keep(&mut self, slot: Option<Place>) {
+        self.slot = slot;
     }
 
     /// Gives up a room in which nothing can be opened now, without passing it on.
@@ -111,6 +121,7 @@ impl Lease {
         Lease {
             conn: None,
             room: Some(Arc::clone(pool)),
+            slot: None,
         }
     }
 
@@ -133,6 +144,7 @@ impl Lease {
     /// Gives the connection back. The caller vouches that the server is idle, outside a block, with no answer outstanding, and that
     /// the connection's record of settings and statements is true.
     pub fn check_in(mut self, now: Instant) {
+        self.slot = None;
         let (Some(conn), Some(pool)) = (self.conn.as_mut(), self.room.clone()) else {
             return;
         };
@@ -167,6 +179,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.conn = None;
+        self.slot = None;
         let Some(pool) = self.room.take() else { return };
         loop {
             let mut inner = pool.inner.lock();
@@ -224,6 +237,7 @@ impl Pool {
             link,
             quotas,
             own: Arc::default(),
+            overflow: Arc::default(),
             starving: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
                 idle,
@@ -289,6 +303,21 @@ impl Pool {
                 (Taken::Wait(promise), Full::Here) => self.wait_or_grow(promise).await?,
             };
         }
+    }
+
+    /// Leave for one more read that goes to the primary for want of a standby, at most [`config::Pool::overflow`](crate::config::Pool) of
+    /// which run at once. Safe to drop.
+    ///
+    /// # Errors
+    /// [`CheckoutError::TimedOut`] after the configured checkout timeout.
+    pub async fn overflow_slot(&self) -> Result<Place, CheckoutError> {
+        let limits = Arc::clone(&self.login.limits());
+        if let Some(slot) = self.overflow.try_place(Some(limits.overflow)) {
+            return Ok(slot);
+        }
+        let slot = self.overflow.place(Some(limits.overflow), Need::None);
+        let in_time = tokio::time::timeout(limits.checkout_timeout, slot).await;
+        in_time.map_err(|_| CheckoutError::TimedOut(limits.checkout_timeout))
     }
 
     /// The connection with the server process `pid`, if it is idle and `session` was the last that drew from a sequence on it.

@@ -37,7 +37,7 @@ impl Quota {
         taken.is_ok().then(|| Place(Arc::clone(self)))
     }
 
-    async fn place(self: &Arc<Self>, max: Option<usize>, need: Need) -> Place {
+    pub(super) async fn place(self: &Arc<Self>, max: Option<usize>, need: Need) -> Place {
         let _counted = match need {
             Need::None => None,
             Need::Wanting => Some(Counted::one(&self.wanting)),
@@ -71,7 +71,7 @@ impl Quota {
 
 /// One connection's place; free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Quota>);
+pub struct Place(Arc<Quota>);
 
 impl Drop for Place {
     fn drop(&mut self) {

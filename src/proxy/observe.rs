@@ -76,6 +76,12 @@ impl Observer {
         metrics
             .gauge(metrics::REPLAY_LAG_SECONDS, &label())
             .set(lag(node, now).unwrap_or(f64::NAN));
+        let fresh = node
+            .fresh_as_of
+            .map(|as_of| now.saturating_duration_since(as_of).as_secs_f64());
+        metrics
+            .gauge(metrics::FRESHNESS_SECONDS, &label())
+            .set(fresh.unwrap_or(f64::NAN));
         let bytes = node.lag_bytes.map_or(f64::NAN, |bytes| bytes as f64);
         metrics.gauge(metrics::REPLAY_LAG_BYTES, &label()).set(bytes);
         let (idle, active, waiting) = self.shared.pools.occupancy(node.id);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::balancer::{Candidate, Load, power_of_two};
 use super::consistency::{History, floor};
 use super::reason::RouteReason;
-use crate::cluster::{Epoch, NodeId, NodeRole, NodeState, RoutingTable, Serving};
+use crate::cluster::{Epoch, NodeId, NodeRole, NodeState, Position, Reach, RoutingTable, ServerIdentity, Serving};
 use crate::config::{Consistency, ReadFromPrimary};
 
 /// What is asked for.
@@ -28,6 +28,10 @@ pub struct Rules {
     pub max_lag: Duration,
     /// When the primary takes reads.
     pub read_from_primary: ReadFromPrimary,
+    /// How long a read waits for a standby that is fresh enough, before the primary takes it.
+    pub wait_for_standby: Duration,
+    /// What it must see beside its session's history, at any level.
+    pub position: Option<Position>,
 }
 
 /// The kind of node a route leads to.
@@ -50,6 +54,8 @@ pub struct Route {
     pub epoch: Epoch,
     /// Why.
     pub reason: RouteReason,
+    /// Which run of the node's server was meant.
+    pub server: Option<ServerIdentity>,
 }
 
 /// A route, or why there is none yet.
@@ -61,6 +67,8 @@ pub enum Decision {
     AwaitPrimary,
     /// It may not go to the primary, and no standby is fit: hold it.
     AwaitStandby,
+    /// It is to see what no node of this cluster can have: another cluster's position.
+    Impossible,
 }
 
 /// Up to this many standbys are weighed; a cluster with more is served by the first of them.
@@ -88,14 +96,26 @@ pub fn decide(
             target: Target::Primary,
             epoch: table.epoch,
             reason,
+            server: table.node(node).and_then(|node| node.server_start),
         }),
         None => Decision::AwaitPrimary,
     };
     if let Want::Primary(reason) = want {
         return primary(reason);
     }
+    // A position that was lost, of which there is nothing to see, is as none.
+    let position = match rules.position.map(|position| position.reach(table)) {
+        Some(Reach::At(lsn)) => Some(lsn),
+        Some(Reach::Ahead) => return Decision::AwaitPrimary,
+        Some(Reach::Elsewhere) => return Decision::Impossible,
+        Some(Reach::Lost) | None => None,
+    };
     if want == Want::Read && rules.consistency == Consistency::Linearizable {
         return primary(RouteReason::Linearizable);
+    }
+    // A standby may show a commit that still waits for others of its kind, and that the primary doesn't show: for how long nobody knows.
+    if want == Want::Read && rules.consistency == Consistency::Session && table.synchronous {
+        return primary(RouteReason::Synchronous);
     }
 
     let mut candidates = smallvec::SmallVec::<[Candidate; 8]>::new();
@@ -105,11 +125,12 @@ pub fn decide(
             continue;
         };
         some_standby = true;
-        let fresh = match (want, floor(rules.consistency, history, node.id)) {
+        let fresh = match (want, floor(rules.consistency, history, node)) {
             (Want::Standby, _) | (_, None) => true,
             (_, Some(floor)) => node.fresh_as_of.is_some_and(|fresh| fresh > floor),
         };
-        if fresh {
+        let far_enough = position.is_none_or(|lsn| node.wal_position.is_some_and(|replayed| replayed >= lsn));
+        if fresh && far_enough {
             let lag_share = lag.as_secs_f64() / rules.max_lag.as_secs_f64().max(1e-3);
             candidates.push(Candidate {
                 node: node.id,
@@ -149,6 +170,7 @@ pub fn decide(
             target,
             epoch: table.epoch,
             reason,
+            server: table.node(chosen.node).and_then(|node| node.server_start),
         });
     }
     match rules.read_from_primary {

@@ -19,6 +19,8 @@ pub enum RouteReason {
     PrimaryAlso,
     /// `linearizable`: only the primary is certain to have everything.
     Linearizable,
+    /// `session` where commits wait for standbys: a standby may be ahead of the primary.
+    Synchronous,
     /// A read by its text, but a standby has refused the same before.
     RefusedBefore,
     /// A read that could go to a standby, if `[routing] mode` weren't `observe`.
@@ -31,7 +33,7 @@ pub enum RouteReason {
 
 impl RouteReason {
     /// Every reason.
-    pub const ALL: [RouteReason; 12] = [
+    pub const ALL: [RouteReason; 13] = [
         RouteReason::NeedsPrimary,
         RouteReason::Read,
         RouteReason::HintStandby,
@@ -40,6 +42,7 @@ impl RouteReason {
         RouteReason::NotFreshEnough,
         RouteReason::PrimaryAlso,
         RouteReason::Linearizable,
+        RouteReason::Synchronous,
         RouteReason::RefusedBefore,
         RouteReason::Observed,
         RouteReason::Retried,
@@ -57,6 +60,7 @@ impl RouteReason {
             RouteReason::NotFreshEnough => "not_fresh_enough",
             RouteReason::PrimaryAlso => "primary_also",
             RouteReason::Linearizable => "linearizable",
+            RouteReason::Synchronous => "synchronous",
             RouteReason::RefusedBefore => "refused_before",
             RouteReason::Observed => "observed",
             RouteReason::Retried => "retried",

@@ -3,6 +3,7 @@
 mod answers;
 mod attached;
 mod own;
+mod positions;
 mod unattached;
 
 use std::borrow::Cow;
@@ -77,6 +78,8 @@ pub struct SessionState {
     pub own: OwnSettings,
     /// What its next read must see.
     pub history: History,
+    /// It knows that the position that it has set was lost.
+    pub told_of_loss: bool,
     /// What binds it to its connection.
     pub pins: Pins,
     /// Whether a function's bare name means the built-in one.
@@ -128,6 +131,8 @@ pub fn rules(config: &Config) -> Rules {
         consistency: config.routing.consistency,
         max_lag: config.routing.max_lag,
         read_from_primary: config.routing.read_from_primary,
+        wait_for_standby: config.routing.wait_for_standby,
+        position: None,
     }
 }
 
@@ -161,6 +166,7 @@ impl ClientSession {
                 own: OwnSettings::of(&settings),
                 settings,
                 history: History::default(),
+                told_of_loss: false,
                 pins: Pins::default(),
                 pg_catalog_first,
                 reads_sequences: false,
@@ -376,7 +382,9 @@ impl ClientSession {
         let plan = plan(&unit, self.client.inbox.bytes(), &mut self.state.statements, classify)
             .map_err(|violation| End::Fatal(SessionError::Protocol(violation.0)))?;
         self.worker.shared.cluster.note_statement();
-        if let Some(error) = settle::refused_setting(&plan.effects) {
+        let refused = (!plan.effects.is_empty())
+            .then(|| settle::refused_setting(&plan.effects, worker.shared.cluster.table().system_identifier));
+        if let Some(error) = refused.flatten() {
             return self.report(error, &plan, &unit.frames).await;
         }
         if self.state.statements.is_full() && plan.translate && self.names_statements(&unit) {

@@ -27,6 +27,12 @@ pub enum SessionError {
         /// How long the statement was held.
         waited: Duration,
     },
+    /// It is to see what no server that the proxy knows has come to.
+    #[error("no server is known to have reached the position that this session is to see, within {waited:?}")]
+    PositionAhead {
+        /// How long the statement was held.
+        waited: Duration,
+    },
     /// Too many statements are held already.
     #[error("there is no primary, and {0} statements wait for one already")]
     HoldFull(usize),
@@ -118,9 +124,10 @@ impl SessionError {
     pub fn sqlstate(&self) -> SqlState {
         match self {
             SessionError::Protocol(_) => SqlState::PROTOCOL_VIOLATION,
-            SessionError::NoPrimary { .. } | SessionError::NoStandby { .. } | SessionError::HoldFull(_) => {
-                SqlState::CANNOT_CONNECT_NOW
-            }
+            SessionError::NoPrimary { .. }
+            | SessionError::NoStandby { .. }
+            | SessionError::PositionAhead { .. }
+            | SessionError::HoldFull(_) => SqlState::CANNOT_CONNECT_NOW,
             SessionError::PoolExhausted(_) | SessionError::TooManyClients => SqlState::TOO_MANY_CONNECTIONS,
             SessionError::Cancelled => SqlState::QUERY_CANCELED,
             SessionError::NodeLogin { code, .. } | SessionError::Settings { code, .. } => *code,
@@ -150,6 +157,9 @@ impl SessionError {
             SessionError::NoPrimary { .. } | SessionError::NoStandby { .. } | SessionError::HoldFull(_) => {
                 Some("Try again when the failover has ended. [failover] hold_timeout and hold_max bound the wait.")
             }
+            SessionError::PositionAhead { .. } => Some(
+                "The position is of a timeline that this proxy hasn't heard of: try again when the failover has ended, or RESET pgsluice.min_position.",
+            ),
             SessionError::PoolExhausted(_) => {
                 Some("Shorten transactions, or raise [pool] size; [pool] checkout_timeout bounds the wait.")
             }

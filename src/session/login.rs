@@ -11,11 +11,13 @@ use tokio::net::TcpStream;
 use super::cancel::Registered;
 use super::client_session::ClientSession;
 use super::error::SessionError;
+use super::own_settings;
 use super::placing::Wish;
 use super::replication::{self, Replication};
 use super::worker::{Present, Worker};
 use crate::auth::client_login::{self, ClientIdentity};
 use crate::auth::server_login;
+use crate::cluster::SystemIdentifier;
 use crate::pool::{PrincipalPools, SettingValue, Settings, Welcome};
 use crate::route::consistency::History;
 use crate::route::{RouteReason, Want};
@@ -168,7 +170,8 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
         let fields = ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, "the proxy is shutting down");
         return Err(refuse(stream, fields));
     }
-    let settings = match startup_settings(&startup) {
+    let cluster = shared.cluster.table().system_identifier;
+    let settings = match startup_settings(&startup, cluster) {
         Ok(settings) => settings,
         Err(fields) => return Err(refuse(stream, fields)),
     };
@@ -258,7 +261,7 @@ fn simple_application_name(settings: &Settings) -> Option<&str> {
 }
 
 /// The settings that a start-up packet asks for. Later ones win, and those of their own win over `options`, as in the server.
-fn startup_settings(startup: &StartupParams) -> Result<Settings, ErrorFields> {
+fn startup_settings(startup: &StartupParams, cluster: Option<SystemIdentifier>) -> Result<Settings, ErrorFields> {
     let mut settings = Settings::default();
     if let Some(options) = startup.parameter("options") {
         let parsed = parse_options(options)
@@ -270,6 +273,12 @@ fn startup_settings(startup: &StartupParams) -> Result<Settings, ErrorFields> {
     for (name, value) in &startup.parameters {
         if !name.eq_ignore_ascii_case("options") {
             settings = settings.with(&name.to_ascii_lowercase(), SettingValue::Raw(value.as_str().into()));
+        }
+    }
+    for (name, value) in settings.iter() {
+        let (SettingValue::Raw(value) | SettingValue::Sql(value)) = value;
+        if let Some(error) = own_settings::refused(name, value, cluster) {
+            return Err(error.fatal());
         }
     }
     Ok(settings)
@@ -286,6 +295,8 @@ async fn welcome(
         Some(_) => settings.without("application_name"),
         None => Settings::clone(settings),
     };
+    // What only the proxy looks at may be another with every connection.
+    let plain = plain.without("pgsluice.min_position");
     if let Some(known) = principal.welcome(&plain) {
         return Ok(known);
     }
@@ -339,6 +350,6 @@ mod tests {
     #[test]
     fn a_waiting_session_is_small() {
         let size = size_of_future(serve);
-        assert!(size <= 2176, "each idle client costs {size} bytes");
+        assert!(size <= 2304, "each idle client costs {size} bytes");
     }
 }

@@ -12,7 +12,7 @@ use super::error::SessionError;
 use super::worker::Worker;
 use crate::auth::server_login::ServerLoginError;
 use crate::cluster::{Hint, NodeId};
-use crate::pool::{BackendConn, CheckoutError, Lease, PrincipalPools, Purpose, Settings};
+use crate::pool::{BackendConn, CheckoutError, Lease, Pool, PrincipalPools, Purpose, Settings, Slot};
 use crate::route::balancer::Load;
 use crate::route::consistency::History;
 use crate::route::decide::Rules;
@@ -66,6 +66,10 @@ pub struct Placing<'a> {
     avoid: Option<NodeId>,
     /// Since when the primary has had no connection left for us.
     crowded: Option<Instant>,
+    /// Since when it has waited for a standby to catch up, and what tells that one may have.
+    catching_up: Option<(Instant, watch::Receiver<u64>)>,
+    /// What it is to see is of a timeline that isn't known here.
+    ahead: bool,
 }
 
 struct Held<'a> {
@@ -92,7 +96,14 @@ impl<'a> Placing<'a> {
             lost: None,
             avoid: None,
             crowded: None,
+            catching_up: None,
+            ahead: false,
         }
+    }
+
+    /// How long it has waited for a standby to catch up, if it has.
+    pub fn caught_up_in(&self) -> Option<Duration> {
+        self.catching_up.as_ref().map(|(since, _)| since.elapsed())
     }
 
     /// Finds a place. Safe to drop.
@@ -109,6 +120,11 @@ impl<'a> Placing<'a> {
                 Target::Standby => Purpose::Read,
             };
             let pool = principal.at(route.node);
+            let overflows = matches!(route.reason, RouteReason::NotFreshEnough | RouteReason::NoStandby);
+            let slot = match overflows.then(|| self.overflow_slot(&pool)) {
+                None => None,
+                Some(slot) => Box::pin(slot).await?,
+            };
             let reclaimed = wish
                 .reclaim
                 .and_then(|pid| pool.reclaim(wish.session, pid, self.worker.index, route.epoch));
@@ -148,6 +164,7 @@ impl<'a> Placing<'a> {
                 }
                 Err(CheckoutError::Login(error)) => return Err(refused_login(&error)),
             };
+            lease.keep(slot);
             if let Some((node, at)) = self.lost
                 && node == route.node
                 && lease.conn().opened() <= at
@@ -157,6 +174,11 @@ impl<'a> Placing<'a> {
             // The wait for the connection may have seen the primary change.
             if route.target == Target::Primary && shared.cluster.table().epoch != route.epoch {
                 lease.check_in(Instant::now());
+                continue;
+            }
+            if route.target == Target::Standby && self.may_have_restarted(&route, &mut lease) {
+                lease.check_in(Instant::now());
+                Box::pin(self.news(PAUSE, None)).await;
                 continue;
             }
             if wish.defer
@@ -196,6 +218,61 @@ impl<'a> Placing<'a> {
                 }
             }
         }
+    }
+
+    /// A slot for a read on the primary, where there are standbys that should have taken it: all of them at once would leave writes without
+    /// connections.
+    async fn overflow_slot(&self, pool: &Arc<Pool>) -> Result<Option<Slot>, SessionError> {
+        let alone = self.worker.shared.cluster.table().nodes.len() < 2;
+        if alone {
+            return Ok(None);
+        }
+        match pool.overflow_slot().await {
+            Ok(slot) => Ok(Some(slot)),
+            Err(CheckoutError::TimedOut(limit)) => Err(SessionError::PoolExhausted(limit)),
+            Err(CheckoutError::Login(error)) => Err(refused_login(&error)),
+        }
+    }
+
+    /// Whether a connection to a standby was opened since the standby was last asked: it may be to a server that was restarted, and is behind
+    /// what was decided by.
+    fn may_have_restarted(&self, route: &Route, lease: &mut Lease) -> bool {
+        let table = self.worker.shared.cluster.table();
+        let seen = table.node(route.node).and_then(|node| node.last_seen);
+        seen.is_none_or(|seen| seen <= lease.conn().opened())
+    }
+
+    /// Has the nodes asked and waits for what they say, but no longer than `limit`.
+    async fn news(&mut self, limit: Duration, floor: Option<Instant>) {
+        let cluster = &self.worker.shared.cluster;
+        let mut news = match &mut self.catching_up {
+            Some((_, news)) => news.clone(),
+            None => cluster.published(),
+        };
+        news.mark_unchanged();
+        cluster.freshen(floor);
+        let _ = tokio::time::timeout(limit, news.changed()).await;
+    }
+
+    /// How long it is better to wait than to go to the primary: for a standby that catches up, or for the primary itself, which may not show yet
+    /// what a standby has shown.
+    fn waits_instead(&mut self, route: &Route, want: Want, rules: &Rules, history: &History) -> Option<Duration> {
+        if want != Want::Read || route.target == Target::Standby {
+            return None;
+        }
+        let (cluster, now) = (&self.worker.shared.cluster, Instant::now());
+        if route.reason == RouteReason::NotFreshEnough && rules.wait_for_standby.is_zero() {
+            cluster.nudge(history.moment(rules.consistency));
+        } else if route.reason == RouteReason::NotFreshEnough {
+            let (since, _) = self.catching_up.get_or_insert_with(|| (now, cluster.published()));
+            let rest = rules
+                .wait_for_standby
+                .saturating_sub(now.saturating_duration_since(*since));
+            if !rest.is_zero() {
+                return Some(rest);
+            }
+        }
+        history.until_primary_shows(rules.consistency, now)
     }
 
     fn may_wait_in_the_crowd(&mut self) -> bool {
@@ -258,11 +335,24 @@ impl<'a> Placing<'a> {
                 decide(want, rules, history, &table, load, self.avoid, now, self.worker.dice())
             };
             match decision {
-                Decision::Go(route) => return Ok(route),
+                Decision::Go(route) => match self.waits_instead(&route, want, rules, history) {
+                    None => return Ok(route),
+                    // Boxed, here and below: what is rare should take no room in every session.
+                    Some(rest) => Box::pin(self.news(rest, history.moment(rules.consistency))).await,
+                },
                 Decision::AwaitPrimary | Decision::AwaitStandby if self.held.is_some() => {
+                    self.ahead = decision == Decision::AwaitPrimary;
+                    shared.cluster.freshen(history.moment(rules.consistency));
                     self.pause(LOOK_AGAIN).await?;
                 }
                 Decision::AwaitPrimary | Decision::AwaitStandby => self.hold()?,
+                Decision::Impossible => {
+                    return Err(SessionError::BadSetting {
+                        name: "pgsluice.min_position".to_owned(),
+                        value: rules.position.map(|position| position.to_string()).unwrap_or_default(),
+                        allowed: "This position is another cluster's: its system identifier is not this one's.",
+                    });
+                }
             }
         }
     }
@@ -302,6 +392,7 @@ impl<'a> Placing<'a> {
                     waited,
                     why: table.why_no_primary,
                 },
+                Some(_) if self.ahead => SessionError::PositionAhead { waited },
                 Some(_) => SessionError::NoStandby { waited },
             });
         }

@@ -58,6 +58,8 @@ pub struct Plan {
     pub copies: bool,
     /// What a hint wants it to see.
     pub consistency: Option<Consistency>,
+    /// A hint names a position that it must see.
+    pub positioned: bool,
     /// The one statement that runs in it, if its text has a fingerprint; else 0.
     pub fingerprint: u64,
     /// Everything in it that runs is a plain read, or ends a block: fit for a standby that a READ ONLY block is on.
@@ -98,6 +100,11 @@ impl Plan {
     pub fn may_follow_settings(&self) -> bool {
         let plain = self.effects.is_empty() && !self.copies && self.danger != Danger::Several;
         plain && self.tail == Tail::Closed && self.len <= MOST_BEHIND_SETTINGS
+    }
+
+    /// A hint wants it to see more than its session.
+    pub fn asks_for_more(&self) -> bool {
+        self.positioned || self.consistency.is_some_and(|level| level > Consistency::Eventual)
     }
 
     /// One statement at most, which an error undoes whole.
@@ -145,6 +152,7 @@ struct Sum {
     own: bool,
     elsewhere: bool,
     consistency: Option<Consistency>,
+    positioned: bool,
     fingerprint: u64,
     executes: u32,
     copies: bool,
@@ -171,6 +179,7 @@ impl Sum {
             own: false,
             elsewhere: false,
             consistency: None,
+            positioned: false,
             fingerprint: 0,
             executes: 0,
             copies: false,
@@ -194,6 +203,7 @@ impl Sum {
         self.own |= own;
         self.elsewhere |= !own;
         self.consistency = self.consistency.max(class.consistency);
+        self.positioned |= class.positioned;
         match wanted(class) {
             Want::Primary(reason) => self.primary(reason),
             Want::Standby => self.standby(),
@@ -338,6 +348,7 @@ pub fn plan(
                 own: sum.own && !sum.elsewhere && closed && !prepared,
                 copies: sum.copies || sum.unknown || !closed,
                 consistency: sum.consistency,
+                positioned: sum.positioned,
                 fingerprint: sum.fingerprint,
                 block_safe: sum.block_safe && closed,
                 refused_alike: sum.refused_alike && closed,
@@ -371,6 +382,7 @@ pub fn plan(
                 own: false,
                 copies: before.copies || sum.copies,
                 consistency: before.consistency.max(sum.consistency),
+                positioned: before.positioned || sum.positioned,
                 fingerprint: 0,
                 block_safe: before.block_safe && sum.block_safe,
                 refused_alike: false,

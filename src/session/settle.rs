@@ -11,8 +11,10 @@ use super::outcome::Answer;
 use super::own_settings::{self, OwnSettings};
 use super::phase::{Attached, Block, Pins};
 use super::plan::Plan;
+use crate::cluster::SystemIdentifier;
 use crate::pool::{CurrentSetting, SettingValue, Settings};
 use crate::route::Target;
+use crate::route::consistency::LastRead;
 use crate::sql::{Access, Effect, Isolation, PinReason, Reason, StatementClass};
 use crate::wire::backend::TransactionStatus;
 
@@ -107,12 +109,18 @@ fn follow_history(
     now: Instant,
 ) {
     match attached.route.target {
-        Target::Standby => state.history.last_read = Some((attached.route.node, now)),
         // What a block has written shows when it ends, and its end is a write of its own here.
         Target::Primary if wrote || (was_in_block && plan.access == Access::Write) => {
             state.history.last_write = Some(now);
         }
-        Target::Primary => {}
+        target => {
+            state.history.last_read = Some(LastRead {
+                node: attached.route.node,
+                server: attached.route.server,
+                on_standby: target == Target::Standby,
+                at: now,
+            });
+        }
     }
 }
 
@@ -398,7 +406,9 @@ fn change_settings(state: &mut SessionState, attached: &mut Attached, name: &str
 /// The session has these settings from now on.
 pub(super) fn set(state: &mut SessionState, settings: Arc<Settings>) {
     state.pg_catalog_first = pg_catalog_first(&settings);
-    state.own = OwnSettings::of(&settings);
+    let own = OwnSettings::of(&settings);
+    state.told_of_loss &= own.min_position == state.own.min_position;
+    state.own = own;
     state.settings = settings;
 }
 
@@ -413,10 +423,13 @@ pub(super) fn pg_catalog_first(settings: &Settings) -> bool {
 }
 
 /// A `SET pgsluice.…` with a value that isn't one.
-pub(super) fn refused_setting(effects: &[Arc<StatementClass>]) -> Option<SessionError> {
+pub(super) fn refused_setting(
+    effects: &[Arc<StatementClass>],
+    cluster: Option<SystemIdentifier>,
+) -> Option<SessionError> {
     let mut effects = effects.iter().flat_map(|class| &class.effects);
     effects.find_map(|effect| match effect {
-        Effect::SetGuc { name, value } => own_settings::refused(name, value),
+        Effect::SetGuc { name, value } => own_settings::refused(name, value, cluster),
         _ => None,
     })
 }

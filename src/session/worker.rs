@@ -18,7 +18,7 @@ use super::notifiers::Notifiers;
 use crate::auth::userlist::UserList;
 use crate::catalog::{Catalogs, Names};
 use crate::cluster::{Cluster, NodeId};
-use crate::config::Config;
+use crate::config::{Config, Consistency};
 use crate::metrics::{self as names, Metrics};
 use crate::pool::Pools;
 use crate::route::{RouteReason, Target};
@@ -66,11 +66,34 @@ pub struct Counters {
     durations: [[Histogram; 2]; 2],
     decisions: [Vec<Counter>; 2],
     pool_wait: Histogram,
+    /// By [`Consistency`] and [`ReadOutcome`], in their order.
+    reads: [[Counter; 3]; 4],
+    standby_wait: Histogram,
+    lost_positions: Counter,
     /// By [`crate::sql::PinReason`], in its order.
     pins: Vec<Gauge>,
     class_hits: Counter,
     class_misses: Counter,
 }
+
+/// What came of a read that any node could have taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// A standby took it.
+    Standby,
+    /// A standby took it, which it had waited for.
+    Waited,
+    /// The primary took it.
+    Primary,
+}
+
+const READ_OUTCOMES: [&str; 3] = ["standby", "waited", "primary"];
+const LEVELS: [Consistency; 4] = [
+    Consistency::Eventual,
+    Consistency::ReadYourWrites,
+    Consistency::Session,
+    Consistency::Linearizable,
+];
 
 const TARGETS: [(Target, &str); 2] = [(Target::Primary, "primary"), (Target::Standby, "standby")];
 const ACCESSES: [Access; 2] = [Access::Read, Access::Write];
@@ -119,6 +142,14 @@ impl Counters {
             durations,
             decisions,
             pool_wait: metrics.histogram(names::POOL_WAIT, &[]),
+            reads: LEVELS.map(|level| {
+                READ_OUTCOMES.map(|outcome| {
+                    let labels = [("level", level.name().to_owned()), ("outcome", outcome.to_owned())];
+                    metrics.counter(names::READS, &labels)
+                })
+            }),
+            standby_wait: metrics.histogram(names::STANDBY_WAIT, &[]),
+            lost_positions: metrics.counter(names::LOST_POSITIONS, &[]),
             pins,
             class_hits: metrics.counter(names::CLASS_CACHE_HITS, &[]),
             class_misses: metrics.counter(names::CLASS_CACHE_MISSES, &[]),
@@ -138,6 +169,24 @@ impl Counters {
     /// A decision was made.
     pub fn decided(&self, target: Target, reason: RouteReason) {
         self.decisions[target as usize][reason as usize].increment(1);
+    }
+
+    /// A read found its place, perhaps after it has waited for a standby.
+    pub fn read(&self, level: Consistency, target: Target, waited: Option<Duration>) {
+        let outcome = match (target, waited) {
+            (Target::Standby, None) => ReadOutcome::Standby,
+            (Target::Standby, Some(_)) => ReadOutcome::Waited,
+            (Target::Primary, _) => ReadOutcome::Primary,
+        };
+        self.reads[level as usize][outcome as usize].increment(1);
+        if let Some(waited) = waited {
+            self.standby_wait.record(waited);
+        }
+    }
+
+    /// A session was to see a position that a failover has lost.
+    pub fn lost_position(&self) {
+        self.lost_positions.increment(1);
     }
 
     /// A statement waited for its connection.

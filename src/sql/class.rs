@@ -39,6 +39,8 @@ pub struct StatementClass {
     pub hint: Option<Hint>,
     /// What a comment in the text asks it to see.
     pub consistency: Option<Consistency>,
+    /// A comment asks for a position that it must see ([`position_hint`](super::position_hint)).
+    pub positioned: bool,
     /// What it does to the session, in order.
     pub effects: SmallVec<[Effect; 1]>,
     /// How many statements it holds; 0 is the empty query. Saturates.

@@ -44,6 +44,7 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         standby_by_hint: true,
         hint: None,
         consistency: None,
+        positioned: false,
         effects: SmallVec::new(),
         statements: 0,
         ddl: false,
@@ -63,6 +64,7 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
     }
     class.hint = statements.hint;
     class.consistency = statements.consistency;
+    class.positioned = statements.positioned;
     let plain = class.access == Access::Read && class.effects.is_empty();
     class.standby_by_hint &= class.access == Access::Write && class.effects.is_empty();
     class.retry_safe = plain && class.statements <= 1;

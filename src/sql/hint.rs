@@ -1,10 +1,13 @@
 //! Hints in comments: `/* pgsluice: primary */`, `-- pgsluice: standby`.
 //!
 //! A hint counts wherever a comment does, so never inside a literal. `primary` is always followed; `standby` only lifts a text
-//! that reads ([`StatementClass::standby_by_hint`](super::StatementClass::standby_by_hint)), never a write. `consistency=level` may stand
-//! beside either; of several of a kind the first counts.
+//! that reads ([`StatementClass::standby_by_hint`](super::StatementClass::standby_by_hint)), never a write. `consistency=level` and
+//! `min_position=position` may stand beside either; of several of a kind the first counts.
 
+use super::lexer::{Kind, Lexer, PlainStrings};
 use crate::config::Consistency;
+
+const MIN_POSITION: &[u8] = b"min_position";
 
 /// Where a comment asks the text to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,6 +18,16 @@ pub enum Hint {
     Standby,
     /// Where it sees what this level promises.
     Consistency(Consistency),
+    /// Where it sees a position, which the text itself has to be asked for ([`position`]).
+    MinPosition,
+}
+
+/// The position that a comment of `sql` asks for, as it is written there.
+pub(super) fn position(sql: &[u8], plain_strings: PlainStrings) -> Option<&str> {
+    let mut hints = Lexer::new(sql, plain_strings).filter(|token| token.kind == Kind::Hint(Hint::MinPosition));
+    let comment = hints.next()?.bytes(sql);
+    let (_, value) = std::str::from_utf8(comment).ok()?.split_once('=')?;
+    Some(value.strip_suffix("*/").unwrap_or(value).trim())
 }
 
 impl Hint {
@@ -33,6 +46,12 @@ impl Hint {
             Some(Hint::Primary)
         } else if wish.eq_ignore_ascii_case(b"standby") {
             Some(Hint::Standby)
+        } else if wish.eq_ignore_ascii_case(MIN_POSITION) {
+            Some(Hint::MinPosition)
+        } else if let Some((name, rest)) = wish.split_at_checked(MIN_POSITION.len())
+            && name.eq_ignore_ascii_case(MIN_POSITION)
+        {
+            rest.trim_ascii_start().starts_with(b"=").then_some(Hint::MinPosition)
         } else {
             let (name, level) = wish.split_at_checked(b"consistency".len())?;
             let level = level.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
@@ -48,6 +67,7 @@ impl Hint {
             Hint::Primary => "primary",
             Hint::Standby => "standby",
             Hint::Consistency(level) => level.name(),
+            Hint::MinPosition => "min_position",
         }
     }
 
@@ -60,6 +80,7 @@ impl Hint {
             Hint::Consistency(Consistency::ReadYourWrites) => b"/*pgsluice:consistency=read_your_writes*/",
             Hint::Consistency(Consistency::Session) => b"/*pgsluice:consistency=session*/",
             Hint::Consistency(Consistency::Linearizable) => b"/*pgsluice:consistency=linearizable*/",
+            Hint::MinPosition => b"/*pgsluice:min_position*/",
         }
     }
 }
@@ -67,6 +88,19 @@ impl Hint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_position_is_read_from_the_text() {
+        for (sql, found) in [
+            ("/* pgsluice: min_position=3:0/5A@7 */ select 1", Some("3:0/5A@7")),
+            ("select 1 -- pgsluice: min_position = 3:0/5A", Some("3:0/5A")),
+            ("select '/* pgsluice: min_position=3:0/5A */'", None),
+            ("/* pgsluice: min_position */ select 1", None),
+            ("/* pgsluice: min_position= */ select 1", Some("")),
+        ] {
+            assert_eq!(position(sql.as_bytes(), PlainStrings::Conforming), found, "{sql}");
+        }
+    }
 
     #[test]
     fn hints_are_read_from_both_kinds_of_comment() {
@@ -79,6 +113,9 @@ mod tests {
                 b"/* pgsluice: consistency = Linearizable */",
                 Some(Hint::Consistency(Consistency::Linearizable)),
             ),
+            (b"/* pgsluice: min_position = 1:0/5 */", Some(Hint::MinPosition)),
+            (b"/*pgsluice:min_position*/", Some(Hint::MinPosition)),
+            (b"/*pgsluice:min_positions=1:0/5*/", None),
             (b"/* pgsluice: consistency=some */", None),
             (b"/* pgsluice: consistently=session */", None),
             (b"-- pgsluice", None),

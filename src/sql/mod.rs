@@ -69,6 +69,11 @@ pub fn prepared_names(sql: &[u8], context: &SqlContext) -> Vec<(std::ops::Range<
     rules::session_state::prepared_names(sql, context.plain_strings())
 }
 
+/// The position that a comment in `sql` asks for (`/* pgsluice: min_position=… */`), as it is written there.
+pub fn position_hint<'a>(sql: &'a [u8], context: &SqlContext) -> Option<&'a str> {
+    hint::position(sql, context.plain_strings())
+}
+
 /// What of a session's state changes the meaning of its texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlContext {

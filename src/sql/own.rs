@@ -3,8 +3,8 @@
 use super::SqlContext;
 use super::statement::{Statement, Statements};
 
-/// Settings of the proxy's own, without `pgsluice.`.
-const OWN_SETTINGS: [&str; 3] = ["consistency", "explain", "route"];
+/// What the proxy tells of a session, without `pgsluice.`: its own settings, and the position that the session has come to.
+const OWN_SETTINGS: [&str; 5] = ["consistency", "explain", "min_position", "position", "route"];
 
 /// A question to the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -201,6 +201,8 @@ pub(crate) struct Statements<'a> {
     pub(crate) hint: Option<Hint>,
     /// The first consistency level that a hint has asked for.
     pub(crate) consistency: Option<Consistency>,
+    /// A hint has asked for a position.
+    pub(crate) positioned: bool,
     ended: bool,
 }
 
@@ -212,6 +214,7 @@ impl<'a> Statements<'a> {
             lexer: Lexer::new(text, plain_strings),
             hint: None,
             consistency: None,
+            positioned: false,
             ended: false,
         }
     }
@@ -237,6 +240,10 @@ impl<'a> Iterator for Statements<'a> {
             match token.kind {
                 Kind::Hint(Hint::Consistency(level)) => {
                     self.consistency = self.consistency.or(Some(level));
+                    continue;
+                }
+                Kind::Hint(Hint::MinPosition) => {
+                    self.positioned = true;
                     continue;
                 }
                 Kind::Hint(hint) => {

@@ -153,9 +153,8 @@ impl ClientSession {
     pub(super) fn must_leave_standby(&self, attached: &Attached, plan: &Plan) -> bool {
         attached.route.target == Target::Standby
             && attached.block.as_ref().is_some_and(|block| !block.failed)
-            && matches!(plan.want, Want::Primary(_))
-            && !plan.block_safe
-            && !plan.refused_alike
+            && ((matches!(plan.want, Want::Primary(_)) && !plan.block_safe && !plan.refused_alike)
+                || plan.asks_for_more())
     }
 
     /// Begins the block again on the primary, where it has done nothing yet that the standby's end takes away.

@@ -30,6 +30,10 @@ impl ClientSession {
     /// Answers a unit that asks nothing but the proxy.
     pub(super) async fn answer_own(&mut self, plan: &Plan, unit: &Unit) -> Result<(), End> {
         let frames = &unit.frames[..plan.frames];
+        let position = match Box::pin(self.asked_position(plan, unit)).await {
+            Ok(position) => position,
+            Err(error) => return self.report(error, plan, &unit.frames).await,
+        };
         self.note_statements(frames);
         let mut out = Vec::new();
         // Texts that are parsed in this very batch, and those that its portals are of.
@@ -38,7 +42,7 @@ impl ClientSession {
             let body = self.client.inbox.bytes()[frame.start + HEADER..frame.end].to_vec();
             match frame.tag {
                 b'Q' => {
-                    if let Some(answer) = frontend::query(&body).and_then(|sql| self.own_answer(sql)) {
+                    if let Some(answer) = frontend::query(&body).and_then(|sql| self.own_answer(sql, &position)) {
                         put_text_column(&mut out, &answer.column);
                         answer.put_rows(&mut out);
                     }
@@ -68,13 +72,13 @@ impl ClientSession {
                         Some(Named::Portal(portal)) => of_name(&portals, portal),
                         None => None,
                     };
-                    if let Some(answer) = sql.and_then(|sql| self.own_answer(&sql)) {
+                    if let Some(answer) = sql.and_then(|sql| self.own_answer(&sql, &position)) {
                         put_text_column(&mut out, &answer.column);
                     }
                 }
                 b'E' => {
                     let portal = frontend::c_string(&body).map_or(&[][..], |(portal, _)| portal);
-                    if let Some(answer) = of_name(&portals, portal).and_then(|sql| self.own_answer(&sql)) {
+                    if let Some(answer) = of_name(&portals, portal).and_then(|sql| self.own_answer(&sql, &position)) {
                         answer.put_rows(&mut out);
                     }
                 }
@@ -102,15 +106,20 @@ impl ClientSession {
         })
     }
 
-    fn own_answer(&self, sql: &[u8]) -> Option<Answer> {
+    fn own_answer(&self, sql: &[u8], position: &str) -> Option<Answer> {
         Some(match own_query(sql, &self.sql_context())? {
+            OwnQuery::Show("position") => Answer {
+                column: "pgsluice.position".to_owned(),
+                rows: vec![position.to_owned()],
+                tag: "SHOW",
+            },
             OwnQuery::Show(name) => {
                 let (config, login) = (self.worker.shared.config.load(), &self.principal.login);
                 let consistency = config.routing.consistency_for(&login.user, &login.database);
                 let route = config.routing.route_for(&login.user, &login.database);
                 Answer {
                     column: format!("pgsluice.{name}"),
-                    rows: vec![self.state.own.show(name, consistency, route).to_owned()],
+                    rows: vec![self.state.own.show(name, consistency, route)],
                     tag: "SHOW",
                 }
             }
@@ -142,6 +151,7 @@ impl ClientSession {
         let config = self.worker.shared.config.load();
         let rules = crate::route::decide::Rules {
             consistency: class.consistency.unwrap_or_else(|| self.consistency(&config)),
+            position: self.state.own.min_position.as_deref().copied(),
             ..rules(&config)
         };
         let table = self.worker.shared.cluster.table();
@@ -161,6 +171,7 @@ impl ClientSession {
             Decision::Go(route) => self.describe(route),
             Decision::AwaitPrimary => "the primary, when there is one".to_owned(),
             Decision::AwaitStandby => "a standby, when one is fit".to_owned(),
+            Decision::Impossible => "nowhere: the position that it is to see is another cluster's".to_owned(),
         }
     }
 
@@ -182,21 +193,13 @@ impl ClientSession {
 
     /// The reasons of the classes of what a unit names.
     pub(super) fn reasons(&self, plan: &Plan, unit: &Unit) -> String {
-        let (context, bytes) = (self.sql_context(), self.client.inbox.bytes());
-        let classify = |sql: &[u8]| self.worker.classify(sql, &context, &self.names);
+        let context = self.sql_context();
         let mut reasons: Vec<String> = Vec::new();
-        for frame in &unit.frames[..plan.frames] {
-            let Some(body) = bytes.get(frame.start + HEADER..frame.end) else {
-                continue;
-            };
-            let class = match frame.tag {
-                b'Q' => frontend::query(body).map(classify),
-                b'P' => frontend::parse(body).map(|parse| classify(parse.sql)),
-                b'B' => frontend::bind(body).and_then(|bind| self.state.statements.class(bind.statement).cloned()),
-                _ => None,
-            };
-            let reason = class.map(|class| class.reason.to_string());
-            reasons.extend(reason.filter(|reason| !reasons.contains(reason)));
+        for text in self.texts(plan, unit) {
+            let reason = self.worker.classify(text, &context, &self.names).reason.to_string();
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
         }
         reasons.join("; ")
     }

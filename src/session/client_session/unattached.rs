@@ -53,6 +53,7 @@ impl ClientSession {
         let config = worker.shared.config.load();
         let rules = Rules {
             consistency: plan.consistency.unwrap_or_else(|| self.consistency(&config)),
+            position: self.state.own.min_position.as_deref().copied(),
             ..rules(&config)
         };
         let mode = config.pool.mode;
@@ -61,6 +62,10 @@ impl ClientSession {
             Want::Primary(RouteReason::Attached)
         } else {
             plan.want
+        };
+        let rules = match self.with_hinted_position(rules, plan, unit) {
+            Ok(rules) => rules,
+            Err(error) => return self.report(error, plan, frames).await,
         };
         let mut settings = Arc::clone(&self.state.settings);
         let mut placing = Placing::new(&worker);
@@ -103,7 +108,14 @@ impl ClientSession {
                 let why = self.reasons(plan, unit);
                 self.tell_route(&why, route).await?;
             }
+            if rules.position.is_some() && plan.access == Access::Read {
+                Box::pin(self.tell_of_lost_position(&rules, plan.positioned)).await?;
+            }
             worker.shared.counters.decided(route.target, route.reason);
+            if want == Want::Read {
+                let waited = placing.caught_up_in();
+                worker.shared.counters.read(rules.consistency, route.target, waited);
+            }
             worker.shared.counters.waited(arrived.elapsed());
             let mut attached = Box::new(self.attach(lease, route, None));
             if self.forget_strangers_sequences(&mut attached, plan).await.is_err() {
