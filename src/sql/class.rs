@@ -55,6 +55,10 @@ pub struct StatementClass {
     pub now_sensitive: bool,
     /// Calls code of which nothing is known: it may leave anything on its server connection. What a trigger calls doesn't count.
     pub unknown_code: bool,
+    /// Calls `pg_terminate_backend()` or `pg_cancel_backend()`.
+    pub signals: bool,
+    /// Calls `pg_backend_pid()`.
+    pub tells_process: bool,
     /// Of the text's normal form; 0 where it has none.
     pub fingerprint: u64,
     /// Why: the reason of the first statement that decided `access`.

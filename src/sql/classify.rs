@@ -52,10 +52,14 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         retry_safe: false,
         now_sensitive: false,
         unknown_code: false,
+        signals: false,
+        tells_process: false,
         fingerprint: 0,
         reason: Reason::Empty,
     };
     for statement in statements.by_ref() {
+        class.signals |= statement.signals;
+        class.tells_process |= statement.tells_process;
         let verdict = match doubt_about_statement(&statement).or_else(|| outer_doubt.clone()) {
             Some(doubt) => rules::judge_by_head(&statement).unless_sure(doubt),
             None => rules::judge(&statement, context, catalog),

@@ -19,6 +19,7 @@
 //! | `fingerprint`, `class_cache` | the normal form of a text, and the cache keyed by it |
 //! | `class`, `effects`, `hint`, `explain` | the answer |
 //! | `own` | what the proxy answers itself |
+//! | `signals` | which server process a text signals |
 //!
 //! Bounds before any parse: [`MAX_LENGTH`] bytes and [`MAX_TOKENS`] tokens a statement. They keep the parser's recursion, and
 //! that of dropping its tree, within a small thread's stack.
@@ -37,6 +38,7 @@ mod names;
 mod own;
 mod plpgsql;
 mod rules;
+mod signals;
 mod simplify;
 mod statement;
 mod tokens;
@@ -53,6 +55,7 @@ pub use learned::{
 };
 pub use names::{BuiltIn, Catalog, FunctionRoute, Name};
 pub use own::{OwnQuery, own_query};
+pub use signals::{SignalArgument, signal_argument};
 
 use classify::{classify_normal_form, classify_normalised};
 use lexer::PlainStrings;

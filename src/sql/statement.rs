@@ -10,6 +10,7 @@ use super::MAX_TOKENS;
 use super::hint::Hint;
 use super::lexer::{Kind, Lexer, PlainStrings, Token};
 use super::names::{BuiltIn, Catalog, FunctionRoute, Name};
+use super::signals;
 use crate::config::Consistency;
 
 /// A statement's tokens, without comments and the semicolon. Tokens beyond [`MAX_TOKENS`] are dropped.
@@ -21,6 +22,10 @@ pub(crate) struct Statement<'a> {
     pub(crate) tokens: Vec<Token>,
     /// Built-in functions with an effect on the session, wherever the text calls them, in order, also beyond `tokens`.
     pub(crate) calls: Vec<FunctionRoute>,
+    /// It calls a function that signals a server process, also beyond `tokens`.
+    pub(crate) signals: bool,
+    /// It calls `pg_backend_pid()`, also beyond `tokens`.
+    pub(crate) tells_process: bool,
     /// There were more tokens.
     pub(crate) truncated: bool,
     /// A quote or comment in it doesn't end.
@@ -35,6 +40,8 @@ impl<'a> Statement<'a> {
             text,
             tokens: Vec::new(),
             calls: Vec::new(),
+            signals: false,
+            tells_process: false,
             truncated: false,
             unterminated: false,
             backslash_string: false,
@@ -277,7 +284,7 @@ impl<'a> Iterator for Statements<'a> {
     }
 }
 
-/// Notes the call of a built-in function with an effect on the session. `last` are the three tokens before a parenthesis.
+/// Notes the call of a built-in function with an effect on the session, or about server processes. `last` are the three tokens before a parenthesis.
 fn note_call(statement: &mut Statement<'_>, last: [Option<Token>; 3]) {
     let [schema, dot, Some(name)] = last else { return };
     if !matches!(name.kind, Kind::Word | Kind::Quoted) {
@@ -290,6 +297,8 @@ fn note_call(statement: &mut Statement<'_>, last: [Option<Token>; 3]) {
         return;
     }
     let name = identifier(name.kind, name.bytes(text));
+    statement.signals |= signals::signals(&name);
+    statement.tells_process |= name == "pg_backend_pid";
     let route = BuiltIn.function(
         Name {
             schema: None,
