@@ -17,6 +17,8 @@ pub enum Want {
     Read,
     /// A standby by the application's own word, whatever the statement reads; the primary only if there is none.
     Standby,
+    /// This node: what is asked for is about a server process that runs on it. The primary if it serves no more.
+    Node(NodeId),
 }
 
 /// The rules that apply to one decision.
@@ -102,6 +104,22 @@ pub fn decide(
     };
     if let Want::Primary(reason) = want {
         return primary(reason);
+    }
+    if let Want::Node(id) = want {
+        let standby = table
+            .nodes
+            .iter()
+            .find(|node| node.id == id && table.primary != Some(id));
+        return match standby.and_then(|node| usable_lag(node, rules.max_lag, now)) {
+            Some(_) => Decision::Go(Route {
+                node: id,
+                target: Target::Standby,
+                epoch: table.epoch,
+                reason: RouteReason::Signal,
+                server: table.node(id).and_then(|node| node.server_start),
+            }),
+            None => primary(RouteReason::Signal),
+        };
     }
     // A position that was lost, of which there is nothing to see, is as none.
     let position = match rules.position.map(|position| position.reach(table)) {

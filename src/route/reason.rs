@@ -27,6 +27,8 @@ pub enum RouteReason {
     Observed,
     /// A standby refused it, or failed, and the primary runs it again.
     Retried,
+    /// It signals another session, which works there.
+    Signal,
     /// The session holds a connection: an open transaction block, or state that can't be moved.
     Attached,
 }
@@ -46,6 +48,7 @@ impl RouteReason {
         RouteReason::RefusedBefore,
         RouteReason::Observed,
         RouteReason::Retried,
+        RouteReason::Signal,
         RouteReason::Attached,
     ];
 
@@ -64,6 +67,7 @@ impl RouteReason {
             RouteReason::RefusedBefore => "refused_before",
             RouteReason::Observed => "observed",
             RouteReason::Retried => "retried",
+            RouteReason::Signal => "signal",
             RouteReason::Attached => "attached",
         }
     }

@@ -1,5 +1,6 @@
 //! The session's loop: take what the client wants, carry it out, settle what it changed.
 
+mod aiming;
 mod answers;
 mod attached;
 mod own;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use smallvec::SmallVec;
 
 use super::abandon::{Unfinished, abandon};
@@ -25,7 +27,7 @@ use super::error::SessionError;
 use super::inbox::poll_read;
 use super::login::{Told, farewell};
 use super::outcome::Answer;
-use super::overhear::{Alive, in_clients_terms, overhear};
+use super::overhear::{Alive, Hearer, Until, in_clients_terms, overhear};
 use super::own_settings::OwnSettings;
 use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
@@ -123,6 +125,8 @@ enum News {
     Client(io::Result<usize>),
     Server(io::Result<usize>),
     Order,
+    /// Somebody aims at the session, or is done with it.
+    Called,
 }
 
 /// The rules of routing that a configuration sets.
@@ -263,6 +267,9 @@ impl ClientSession {
                 Order::Drain if !self.in_block() => return Poll::Ready(News::Order),
                 Order::Drain => {}
             }
+            if self.registered.slot.is_called(cx) {
+                return Poll::Ready(News::Called);
+            }
             if let Phase::Attached(attached) = &mut self.phase {
                 let buffer = heard.get_or_insert_with(|| self.worker.buffers.take());
                 if let Poll::Ready(read) = poll_read(&mut attached.lease.conn().stream, buffer, cx) {
@@ -281,33 +288,38 @@ impl ClientSession {
         match news {
             News::Client(Ok(count)) if count > 0 => Ok(()),
             News::Client(_) => Err(End::Left),
+            // Boxed, as is what a server says unasked: both are rare, and waiting sessions are to be small.
+            News::Called => Box::pin(self.answer_call()).await,
             News::Order => Err(End::Fatal(SessionError::Draining)),
             News::Server(read) => {
                 let mut bytes = heard.unwrap_or_default();
-                let alive = match (&mut self.phase, read) {
-                    (Phase::Attached(attached), Ok(count)) if count > 0 => {
-                        let (cluster, notifiers) = (&self.worker.shared.cluster, &self.worker.shared.notifiers);
-                        let conn = attached.lease.conn();
-                        overhear(
-                            &mut bytes,
-                            conn,
-                            &mut self.client,
-                            notifiers,
-                            &mut self.state.told,
-                            cluster,
-                        )
-                        .await?
-                    }
+                let alive = match read {
+                    Ok(count) if count > 0 => Box::pin(self.overhear(&mut bytes, Until::Whole)).await?,
                     _ => Alive::No,
                 };
                 self.worker.buffers.give(bytes);
                 match alive {
                     Alive::Yes => Ok(()),
                     Alive::No => self.held_connection_lost(),
-                    Alive::TimedOut(error) => Err(End::ByServer(error)),
+                    Alive::Ended(error) => Err(End::ByServer(error)),
                 }
             }
         }
+    }
+
+    /// Passes on what the server says unasked, on the connection that is held.
+    async fn overhear(&mut self, bytes: &mut BytesMut, until: Until) -> io::Result<Alive> {
+        let Phase::Attached(attached) = &mut self.phase else {
+            return Ok(Alive::No);
+        };
+        let hearer = Hearer {
+            client: &mut self.client,
+            told: &mut self.state.told,
+            slot: &self.registered.slot,
+            notifiers: &self.worker.shared.notifiers,
+            cluster: &self.worker.shared.cluster,
+        };
+        overhear(bytes, until, attached.lease.conn(), hearer).await
     }
 
     fn in_block(&self) -> bool {
@@ -410,6 +422,9 @@ impl ClientSession {
         {
             // Its READ ONLY block may need one snapshot throughout, and could not be moved.
             plan.want = Want::Primary(RouteReason::NeedsPrimary);
+        }
+        if self.is_kept_for_others() {
+            self.let_go().await?;
         }
         match &self.phase {
             _ if !plan.needs_server => self.answer_here(&plan, &unit).await,
@@ -524,7 +539,10 @@ impl ClientSession {
             // It was not to be seen that this would begin one. With its connection it is rolled back.
             return Err(End::Fatal(SessionError::NoBlocks));
         }
-        if attached.block.is_none() && !self.state.pins.any() && mode != PoolMode::Session {
+        if attached.aimed {
+            self.registered.slot.call();
+        }
+        if attached.block.is_none() && !self.state.pins.any() && mode != PoolMode::Session && !attached.aimed {
             attached.lease.check_in(now);
         } else {
             self.phase = Phase::Attached(attached);

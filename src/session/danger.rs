@@ -16,6 +16,25 @@ pub enum Danger {
     Several,
 }
 
+/// Whether a unit signals server processes, and from where it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signals {
+    /// It doesn't.
+    None,
+    /// From whichever node the process is on: it does nothing else that a standby would refuse.
+    FromAnywhere,
+    /// From where it belongs.
+    FromPrimary,
+}
+
+pub(super) fn signals(class: &StatementClass) -> Signals {
+    match &class.reason {
+        _ if !class.signals => Signals::None,
+        Reason::ServerAction { .. } if class.statements == 1 && class.effects.is_empty() => Signals::FromAnywhere,
+        _ => Signals::FromPrimary,
+    }
+}
+
 /// `BEGIN READ ONLY` with a level under which each statement sees the newest state.
 pub(super) fn begins_on_standby(class: &StatementClass) -> bool {
     matches!(&class.effects[..], [Effect::Begin { read_only: Some(true), isolation, deferrable: false }] if sees_anew(*isolation))

@@ -17,6 +17,9 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 
+use super::aim::Shot;
+use super::cancel::CancelSlot;
+use super::danger::Signals;
 use super::expect::{Awaited, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
 use super::notifiers::Notifiers;
@@ -29,7 +32,7 @@ use crate::cluster::{Cluster, Hint};
 use crate::pool::{BackendConn, PreparedRegistry};
 use crate::route::Target;
 use crate::sql::{SqlContext, StatementClass};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
+use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status, put_error_body};
 use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 use crate::wire::frontend;
@@ -58,6 +61,8 @@ pub struct Parties<'a> {
     pub conn: &'a mut BackendConn,
     /// Spare buffers.
     pub buffers: &'a Buffers,
+    /// Who aims at the session.
+    pub slot: &'a CancelSlot,
     /// Identities of statements.
     pub registry: &'a PreparedRegistry,
     /// How the client's texts are read.
@@ -72,6 +77,12 @@ pub struct Parties<'a> {
 pub struct Exchange<'a, C> {
     parties: Parties<'a>,
     classify: C,
+    /// What its statement is to signal.
+    shot: Option<Shot>,
+    /// It may be its own session that it ends.
+    signals: bool,
+    /// With this the server has ended the session.
+    last_words: Option<Box<[u8]>>,
     /// What a retry would be judged by.
     attempt: Attempt,
     expect: Expectations,
@@ -127,7 +138,7 @@ enum Event {
 }
 
 impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
-    /// Prepares to carry out the first `len` bytes of the inbox. `frames` are given if they must be translated.
+    /// Prepares to carry out the first `len` bytes of the inbox. `frames` are given if they must be translated; what they signal is `shot`.
     pub fn new(
         parties: Parties<'a>,
         classify: C,
@@ -135,11 +146,15 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         plan: &super::plan::Plan,
         frames: &[FrameAt],
         failed_block: bool,
+        shot: Option<Shot>,
     ) -> Exchange<'a, C> {
         let closed = matches!(plan.tail, Tail::Closed | Tail::Prepared);
         let mut exchange = Exchange {
             parties,
             classify,
+            shot,
+            signals: plan.signals != Signals::None,
+            last_words: None,
             attempt,
             expect: Expectations::default(),
             raw: (0, 0),
@@ -203,6 +218,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             connection: &mut self.parties.conn.prepared,
             registry: self.parties.registry,
             context: self.parties.context,
+            shot: self.shot,
             scope: self.parties.scope,
             stops: &mut self.stops,
             untold: &mut self.untold,
@@ -261,6 +277,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 Ok(_) => {}
                 Err(Malformed) => return self.node_lost(),
             }
+            if let Some(words) = self.last_words.take() {
+                return Outcome::Ended(words);
+            }
         }
         let mut took_client = false;
         loop {
@@ -309,6 +328,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                         }
                         Err(Malformed) => return self.node_lost(),
                     }
+                    if let Some(words) = self.last_words.take() {
+                        return Outcome::Ended(words);
+                    }
                 }
                 Event::FromServer(_) => return self.node_lost(),
                 Event::FromClient(Ok(count)) if count > 0 => {
@@ -327,6 +349,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     /// ready. The unit will run again, and answer as a whole.
     fn holds_back(&self) -> bool {
         self.parting != Parting::Silent
+            && self.last_words.is_none()
             && self.owed > 0
             && self.client_out.len() < HELD_BACK
             && after(self.attempt_now(), Failure::Lost(self.parting)) == NextStep::Retry
@@ -544,6 +567,12 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             return fate;
         };
         let fatal = matches!(error.severity, Some(Severity::Fatal | Severity::Panic));
+        if fatal && error.code == SqlState::ADMIN_SHUTDOWN && (self.signals || self.parties.slot.is_marked()) {
+            let mut words = Vec::with_capacity(HEADER + body.len());
+            put_error_body(&mut words, body);
+            self.last_words = Some(words.into());
+            return Fate::Swallow;
+        }
         if matches!(
             error.code,
             SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW

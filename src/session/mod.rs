@@ -10,6 +10,7 @@
 //! 5. [`retry`] judges failures (pure); [`client_session`] settles what the unit changed.
 
 mod abandon;
+pub mod aim;
 mod block_end;
 pub mod cancel;
 pub mod client_link;
@@ -28,6 +29,7 @@ mod own_settings;
 pub mod phase;
 pub mod placing;
 pub mod plan;
+pub mod process_ids;
 mod replication;
 pub mod request;
 pub mod retry;

@@ -39,6 +39,8 @@ pub enum Outcome {
         /// What the client still waits for, and what of its bytes is still about.
         left: Left,
     },
+    /// The server has ended the session and not itself, as somebody has asked it to, with this FATAL error.
+    Ended(Box<[u8]>),
     /// The connection to the server is lost in the middle of a message that the client has a part of: nothing more can be told it.
     Torn,
     /// The client is gone.
@@ -48,6 +50,16 @@ pub enum Outcome {
     },
     /// The client sent something that is not the protocol, where the server waited for it.
     Violation(BadFrame),
+}
+
+impl Outcome {
+    /// Whether the server connection is ready for more.
+    pub fn leaves_ready(&self) -> bool {
+        matches!(
+            self,
+            Outcome::Done { .. } | Outcome::Refused(_) | Outcome::Unsettled { .. }
+        )
+    }
 }
 
 /// What is left of a unit that will not be carried out any further.

@@ -6,6 +6,7 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 
+use super::cancel::CancelSlot;
 use super::client_link::ClientLink;
 use super::inbox::poll_read;
 use super::login::Told;
@@ -37,8 +38,9 @@ pub enum Alive {
     Yes,
     /// It isn't: the server has closed it, or is about to.
     No,
-    /// The server has ended the session, and not itself, with this FATAL error: one of its limits for sessions that do nothing.
-    TimedOut(Box<[u8]>),
+    /// The server has ended the session, and not itself, with this FATAL error: one of its limits for sessions that do nothing, or somebody
+    /// has asked it to.
+    Ended(Box<[u8]>),
 }
 
 /// Limits of a server's on what a session may leave undone (manual, "Client Connection Defaults"): without a proxy, the client's connection
@@ -49,19 +51,48 @@ const TIMEOUTS: [SqlState; 3] = [
     SqlState::IDLE_SESSION_TIMEOUT,
 ];
 
-/// Passes on what has arrived in `bytes` to the client, reading on until the last message is whole.
+/// Whom it is for.
+pub struct Hearer<'a> {
+    /// The client.
+    pub client: &'a mut ClientLink,
+    /// What it has been told of the server's parameters.
+    pub told: &'a mut Told,
+    /// Who aims at its session.
+    pub slot: &'a CancelSlot,
+    /// Who notifies whom.
+    pub notifiers: &'a Notifiers,
+    /// Who is told of what servers say about themselves.
+    pub cluster: &'a Cluster,
+}
+
+/// How far to read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// To the end of the last message that has begun to come.
+    Whole,
+    /// To the ReadyForQuery that answers a Sync.
+    Ready,
+}
+
+/// Passes on what has arrived in `bytes` to the client, reading on `until` then.
 ///
 /// # Errors
 /// The client is gone.
 pub async fn overhear(
     bytes: &mut BytesMut,
+    until: Until,
     conn: &mut BackendConn,
-    client: &mut ClientLink,
-    notifiers: &Notifiers,
-    told: &mut Told,
-    cluster: &Cluster,
+    hearer: Hearer<'_>,
 ) -> io::Result<Alive> {
+    let Hearer {
+        client,
+        told,
+        slot,
+        notifiers,
+        cluster,
+    } = hearer;
     let mut scanner = ReplyScanner::default();
+    let mut owed = until == Until::Ready;
     loop {
         let mut out = Vec::new();
         let mut at = 0;
@@ -75,8 +106,9 @@ pub async fn overhear(
                 Step::Malformed => return Ok(Alive::No),
                 Step::Message { tag: b'E', body, end } => {
                     let code = ErrorView::parse(body).map(|error| error.code);
-                    if code.is_some_and(|code| TIMEOUTS.contains(&code)) {
-                        return Ok(Alive::TimedOut(bytes[at..end].into()));
+                    let meant = code == Some(SqlState::ADMIN_SHUTDOWN) && slot.is_marked();
+                    if meant || code.is_some_and(|code| TIMEOUTS.contains(&code)) {
+                        return Ok(Alive::Ended(bytes[at..end].into()));
                     }
                     tracing::debug!(
                         node = conn.node.index(),
@@ -104,6 +136,7 @@ pub async fn overhear(
                     }
                     at = end;
                 }
+                Step::Message { tag: b'Z', end, .. } => (at, owed) = (end, false),
                 Step::Message { end, .. } => {
                     out.extend_from_slice(&bytes[at..end]);
                     at = end;
@@ -114,7 +147,7 @@ pub async fn overhear(
         if !out.is_empty() {
             client.say(&out).await?;
         }
-        if bytes.is_empty() && scanner.at_boundary() {
+        if !owed && bytes.is_empty() && scanner.at_boundary() {
             return Ok(Alive::Yes);
         }
         let read = poll_fn(|cx| poll_read(&mut conn.stream, bytes, cx)).await;

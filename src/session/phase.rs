@@ -42,6 +42,8 @@ pub struct Attached {
     pub route: Route,
     /// What its sequences remember is the session's own, or nothing.
     pub known: bool,
+    /// Somebody has aimed at the session: a signal may still come for the server process, and whoever has the connection then.
+    pub aimed: bool,
     /// The transaction block that is open on it.
     pub block: Option<Block>,
 }

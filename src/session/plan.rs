@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::danger::{Danger, begins_on_standby, danger, reads_sequence_state, refused_alike, stays_in_block, stronger};
+use super::danger::{
+    Danger, Signals, begins_on_standby, danger, reads_sequence_state, refused_alike, signals, stays_in_block, stronger,
+};
 use super::request::{FrameAt, Tail, Unit};
 use super::statements::Statements;
 use crate::config::Consistency;
@@ -46,6 +48,10 @@ pub struct Plan {
     pub inserts: bool,
     /// It runs code of which nothing is known.
     pub unknown_code: bool,
+    /// Whether something in it signals server processes.
+    pub signals: Signals,
+    /// Something in it tells the client the process id of its server.
+    pub tells_process: bool,
     /// Statements that run in it.
     pub executes: u32,
     /// What it leaves behind can't be known.
@@ -148,6 +154,8 @@ struct Sum {
     sequence_state: bool,
     inserts: bool,
     unknown_code: bool,
+    signals: Signals,
+    tells_process: bool,
     changes_names: bool,
     own: bool,
     elsewhere: bool,
@@ -175,6 +183,8 @@ impl Sum {
             sequence_state: false,
             inserts: false,
             unknown_code: false,
+            signals: Signals::None,
+            tells_process: false,
             changes_names: false,
             own: false,
             elsewhere: false,
@@ -207,7 +217,8 @@ impl Sum {
         match wanted(class) {
             Want::Primary(reason) => self.primary(reason),
             Want::Standby => self.standby(),
-            Want::Read => {}
+            // A class says nothing of nodes.
+            Want::Read | Want::Node(_) => {}
         }
     }
 
@@ -231,6 +242,9 @@ impl Sum {
             )
         });
         self.unknown_code |= class.unknown_code;
+        self.signals = self.signals.max(signals(class));
+        self.translate |= class.signals;
+        self.tells_process |= class.tells_process;
         self.changes_names |= class.changes_names;
         self.fingerprint = if self.executes == 1 { class.fingerprint } else { 0 };
         self.copies |= matches!(class.reason, Reason::Verb("COPY"));
@@ -342,6 +356,8 @@ pub fn plan(
                 sequence_state: sum.sequence_state,
                 inserts: sum.inserts,
                 unknown_code: sum.unknown_code || !closed,
+                signals: sum.signals,
+                tells_process: sum.tells_process,
                 executes: sum.executes,
                 unknown: sum.unknown,
                 changes_names: sum.changes_names,
@@ -360,7 +376,7 @@ pub fn plan(
                 want: match (before.want, sum.want) {
                     (Want::Primary(reason), _) | (_, Want::Primary(reason)) => Want::Primary(reason),
                     (Want::Standby, _) | (_, Want::Standby) => Want::Standby,
-                    (Want::Read, Want::Read) => Want::Read,
+                    (Want::Read | Want::Node(_), Want::Read | Want::Node(_)) => Want::Read,
                 },
                 access: before.access.max(sum.access),
                 danger: match (before.danger, sum.danger) {
@@ -376,6 +392,8 @@ pub fn plan(
                 sequence_state: before.sequence_state || sum.sequence_state,
                 inserts: before.inserts || sum.inserts,
                 unknown_code: before.unknown_code || sum.unknown_code,
+                signals: before.signals.max(sum.signals),
+                tells_process: before.tells_process || sum.tells_process,
                 executes: before.executes + sum.executes,
                 unknown: false,
                 changes_names: before.changes_names || sum.changes_names,
@@ -409,7 +427,7 @@ fn must_stand_alone(
 ) -> bool {
     let mut changes = |sql| {
         let class: Arc<StatementClass> = classify(sql);
-        must_be_followed(&class) || matches!(class.reason, Reason::Verb("COPY"))
+        must_be_followed(&class) || class.signals || matches!(class.reason, Reason::Verb("COPY"))
     };
     let mut unnamed_here = false;
     request.iter().any(|frame| {

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::aim::Shot;
 use super::expect::{Awaited, Expectations, Undo};
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements, Unnamed};
@@ -19,6 +20,14 @@ pub struct Untold {
     statement: Box<[u8]>,
 }
 
+/// What a Bind becomes that is to signal a server's process.
+enum AimedBind {
+    /// One of this text, with these types of its parameters.
+    Text(Vec<u8>, Vec<u8>),
+    /// One with these formats and values.
+    Values(Vec<u8>),
+}
+
 /// What a translation reads and changes.
 pub struct Translator<'a> {
     /// The client's statements.
@@ -29,6 +38,8 @@ pub struct Translator<'a> {
     pub registry: &'a PreparedRegistry,
     /// How the client's texts are read.
     pub context: &'a SqlContext,
+    /// What stands in place of the process id that a text or a Bind signals.
+    pub shot: Option<Shot>,
     /// What the names in texts mean for this client.
     pub scope: &'a str,
     /// Where in `out` sending must stop until a statement that was prepared anew is known to be what the client was told.
@@ -92,7 +103,8 @@ impl Translator<'_> {
             b'Q' if to_come == 0 => {
                 if let Some(sql) = frontend::query(body) {
                     *self.unnamed_is_ours = false;
-                    match self.with_servers_names(sql, classify) {
+                    let aimed = self.shot.and_then(|shot| shot.in_text(sql, self.context));
+                    match aimed.or_else(|| self.with_servers_names(sql, classify)) {
                         Some(renamed) => frontend::put_query(self.out, &renamed),
                         None => self.out.extend_from_slice(raw),
                     }
@@ -182,6 +194,28 @@ impl Translator<'_> {
 
     fn bind(&mut self, bind: frontend::Bind<'_>, raw: &[u8], to_come: usize) {
         self.untold.retain(|untold| *untold.portal != *bind.portal);
+        let aimed = self
+            .shot
+            .filter(|_| to_come == 0)
+            .and_then(|shot| self.aimed(shot, bind));
+        let bind = match &aimed {
+            // An unnamed statement that says the server's process id stands in for the client's.
+            Some(AimedBind::Text(sql, types)) => {
+                frontend::put_parse(self.out, b"", sql, types);
+                self.expect.push(Awaited::Parse {
+                    prepared: None,
+                    asked: None,
+                    hidden: true,
+                });
+                *self.unnamed_is_ours = false;
+                self.expect.push(Awaited::Bind);
+                frontend::put_bind_head(self.out, bind.portal, b"", bind.rest.len());
+                self.out.extend_from_slice(bind.rest);
+                return;
+            }
+            Some(AimedBind::Values(rest)) => frontend::Bind { rest, ..bind },
+            None => bind,
+        };
         if bind.statement.is_empty() {
             self.ensure_unnamed();
         } else if let Some(named) = self.statements.named(bind.statement) {
@@ -204,7 +238,29 @@ impl Translator<'_> {
             return;
         }
         self.expect.push(Awaited::Bind);
-        self.out.extend_from_slice(raw);
+        if aimed.is_some() {
+            frontend::put_bind_head(self.out, bind.portal, bind.statement, bind.rest.len());
+            self.out.extend_from_slice(bind.rest);
+        } else {
+            self.out.extend_from_slice(raw);
+        }
+    }
+
+    /// What a Bind becomes that is to signal the server's process, if it does so at all.
+    fn aimed(&self, shot: Shot, bind: frontend::Bind<'_>) -> Option<AimedBind> {
+        let (sql, types) = match bind.statement {
+            [] => self
+                .statements
+                .unnamed()
+                .map(|unnamed| (&*unnamed.sql, &*unnamed.types))?,
+            name => {
+                let prepared = &self.statements.named(name)?.prepared;
+                (&*prepared.sql, &*prepared.types)
+            }
+        };
+        let text = || Some(AimedBind::Text(shot.in_text(sql, self.context)?, types.to_vec()));
+        let values = || Some(AimedBind::Values(shot.in_values(bind.rest, sql, self.context)?));
+        text().or_else(values)
     }
 
     fn about_statement(&mut self, tag: u8, name: &[u8], raw: &[u8]) {

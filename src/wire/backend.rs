@@ -162,6 +162,13 @@ pub fn parameter_status(body: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
 }
 
+/// Appends an ErrorResponse of which the body is at hand, as it came.
+pub fn put_error_body(out: &mut Vec<u8>, body: &[u8]) {
+    out.push(b'E');
+    out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+    out.extend_from_slice(body);
+}
+
 /// Appends a `ParameterStatus`.
 pub fn put_parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(b'S');

@@ -48,6 +48,37 @@ pub fn bind(body: &[u8]) -> Option<Bind<'_>> {
     })
 }
 
+/// How a value is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// As SQL would have it between quotes.
+    Text,
+    /// As the type's send function has it.
+    Binary,
+}
+
+/// The format of value `index` of a whole `Bind`, and where it stands in its `rest`; `None` if there is none, or it is NULL.
+pub fn value(rest: &[u8], index: usize) -> Option<(Format, std::ops::Range<usize>)> {
+    let int16 = |at: usize| Some(u16::from_be_bytes(*rest.get(at..)?.first_chunk()?) as usize);
+    let formats = int16(0)?;
+    let format = match formats {
+        0 => 0,
+        1 => int16(2)?,
+        _ => int16(2 + 2 * index)?,
+    };
+    let mut at = 2 + 2 * formats;
+    let count = int16(at)?;
+    at += 2;
+    for _ in 0..index {
+        let length = i32::from_be_bytes(*rest.get(at..)?.first_chunk()?);
+        at += 4 + usize::try_from(length).unwrap_or(0);
+    }
+    let length = usize::try_from(i32::from_be_bytes(*rest.get(at..)?.first_chunk()?)).ok()?;
+    let value = at + 4..at + 4 + length;
+    let format = if format == 0 { Format::Text } else { Format::Binary };
+    (index < count && value.end <= rest.len()).then_some((format, value))
+}
+
 /// What a `Describe` or a `Close` is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named<'a> {

@@ -14,6 +14,7 @@ use super::super::plan::{Ends, Plan};
 use super::super::request::{FrameAt, Unit};
 use super::super::retry::{Attempt, Failure, NextStep, Progress, RERUNS, Verdict, after};
 use super::super::settle;
+use super::aiming::{settle_aim, take_aim};
 use super::{ClientSession, End, rules};
 use crate::cluster::Hint;
 use crate::route::{Route, RouteReason, Target, Want};
@@ -74,7 +75,11 @@ impl ClientSession {
             suspect: false,
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
-        match self.exchange(&mut attached, plan, &frames, attempt, None).await {
+        let mut aim = self.aim(plan, unit);
+        let shot = take_aim(&mut aim, &mut attached).await.unwrap_or_default();
+        let outcome = self.exchange(&mut attached, plan, &frames, attempt, None, shot).await;
+        settle_aim(&mut aim, &outcome);
+        match outcome {
             Outcome::Done { answer, later } => {
                 self.worker
                     .shared
@@ -87,6 +92,7 @@ impl ClientSession {
                 self.worker.shared.cluster.hint(route.node, Hint::ConnectionLost);
                 Err(End::Left)
             }
+            Outcome::Ended(words) => Err(End::ByServer(words)),
             Outcome::Refused(_) | Outcome::Unsettled { .. } => Err(End::Left),
             Outcome::NodeLost {
                 parting,
@@ -183,7 +189,7 @@ impl ClientSession {
             return Ok(Err(SessionError::BlockOnStandby));
         }
         if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
-            attached.lease.check_in(Instant::now());
+            self.give_back(attached);
         }
         let worker = Rc::clone(&self.worker);
         let rules = rules(&worker.shared.config.load());
@@ -235,6 +241,7 @@ impl ClientSession {
         let Phase::Attached(attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(());
         };
+        self.registered.slot.part();
         self.worker
             .shared
             .cluster

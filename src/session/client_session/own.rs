@@ -98,7 +98,7 @@ impl ClientSession {
     }
 
     /// The text of a statement.
-    fn text_of(&self, name: &[u8], parsed: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
+    pub(super) fn text_of(&self, name: &[u8], parsed: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
         let statements = &self.state.statements;
         of_name_in(parsed, name).or_else(|| match name {
             [] => statements.unnamed().map(|unnamed| unnamed.sql.clone()),

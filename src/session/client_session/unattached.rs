@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::aim::Shot;
 use super::super::cancel::ServerProcess;
+use super::super::danger::Signals;
 use super::super::error::SessionError;
 use super::super::exchange::{Exchange, Parties};
 use super::super::login;
@@ -17,6 +19,7 @@ use super::super::request::{FrameAt, Unit};
 use super::super::retry::{Attempt, Failure, NextStep, Parting, Progress, Verdict, after};
 use super::super::settle;
 use super::super::worker::Worker;
+use super::aiming::{settle_aim, take_aim};
 use super::{ClientSession, End, rules};
 use crate::cluster::Hint;
 use crate::config::{Config, PoolMode};
@@ -58,10 +61,14 @@ impl ClientSession {
         };
         let mode = config.pool.mode;
         drop(config);
+        let mut aim = self.aim(plan, unit);
+        // What only signals may follow its target to a standby.
+        let follows = plan.signals == Signals::FromAnywhere && plan.want == Want::Primary(RouteReason::NeedsPrimary);
+        let near = aim.as_ref().filter(|_| follows).and_then(|aim| aim.node());
         let mut want = if mode == PoolMode::Session {
             Want::Primary(RouteReason::Attached)
         } else {
-            plan.want
+            near.map_or(plan.want, Want::Node)
         };
         let rules = match self.with_hinted_position(rules, plan, unit) {
             Ok(rules) => rules,
@@ -121,6 +128,15 @@ impl ClientSession {
             if self.forget_strangers_sequences(&mut attached, plan).await.is_err() {
                 continue;
             }
+            let shot = match take_aim(&mut aim, &mut attached).await {
+                Ok(shot) => shot,
+                Err(_) if !follows => None,
+                Err(node) => {
+                    attached.lease.check_in(Instant::now());
+                    want = Want::Node(node);
+                    continue;
+                }
+            };
             let attempt = Attempt {
                 progress: Progress::SentToNode,
                 danger: plan.danger,
@@ -130,9 +146,11 @@ impl ClientSession {
                 suspect,
             };
             let first = prelude.map(|request| (request, Arc::clone(&settings)));
-            match self.exchange(&mut attached, plan, frames, attempt, first).await {
+            let outcome = self.exchange(&mut attached, plan, frames, attempt, first, shot).await;
+            settle_aim(&mut aim, &outcome);
+            match outcome {
                 Outcome::Unsettled { code, message } => {
-                    attached.lease.check_in(Instant::now());
+                    self.give_back(attached);
                     // The object that a setting names may be missing here: not replayed yet, or gone.
                     if route.target == Target::Primary {
                         return self
@@ -155,8 +173,9 @@ impl ClientSession {
                     if after(attempt, Failure::Refused(code)) == NextStep::RetryOnPrimary {
                         want = Want::Primary(RouteReason::Retried);
                     }
-                    attached.lease.check_in(Instant::now());
+                    self.give_back(attached);
                 }
+                Outcome::Ended(words) => return Err(End::ByServer(words)),
                 Outcome::NodeLost {
                     parting,
                     forwarded,
@@ -233,6 +252,7 @@ impl ClientSession {
             session: self.present.id,
             route,
             known,
+            aimed: false,
             block,
         }
     }
@@ -274,6 +294,7 @@ impl ClientSession {
         frames: &[FrameAt],
         attempt: Attempt,
         first: Option<(Vec<u8>, Arc<Settings>)>,
+        shot: Option<Shot>,
     ) -> Outcome {
         let worker = Rc::clone(&self.worker);
         let (context, names) = (self.sql_context(), Rc::clone(&self.names));
@@ -284,6 +305,9 @@ impl ClientSession {
         if plan.access == Access::Write && (conn.writer != pid || self.state.pins.any()) {
             conn.writer = pid;
             worker.shared.notifiers.note(conn.pid, pid);
+        }
+        if plan.tells_process {
+            self.registered.is_told(conn.pid);
         }
         self.registered.slot.arm(ServerProcess {
             node: conn.node,
@@ -305,6 +329,7 @@ impl ClientSession {
             statements: &mut self.state.statements,
             told: &mut self.state.told,
             conn,
+            slot: &self.registered.slot,
             buffers: &worker.buffers,
             registry: &worker.shared.pools.statements,
             context: &context,
@@ -312,7 +337,15 @@ impl ClientSession {
             cluster: &worker.shared.cluster,
         };
         let classify = |sql: &[u8]| worker.classify(sql, &context, &names);
-        let mut exchange = Exchange::new(parties, classify, attempt, plan, &frames[..plan.frames], failed_block);
+        let mut exchange = Exchange::new(
+            parties,
+            classify,
+            attempt,
+            plan,
+            &frames[..plan.frames],
+            failed_block,
+            shot,
+        );
         let limit = worker.shared.config.load().pool.query_timeout;
         let early = match first {
             None => None,
@@ -341,8 +374,14 @@ impl ClientSession {
             Outcome::NodeLost { .. } => link.observe(std::time::Duration::from_secs(1), Instant::now()),
             _ => {}
         }
-        if self.registered.slot.disarm() {
-            self.registered.slot.settled().await;
+        let slot = &self.registered.slot;
+        let disarmed = slot.disarm();
+        attached.aimed |= disarmed.aimed;
+        if disarmed.under_way {
+            slot.settled().await;
+        }
+        if !outcome.leaves_ready() {
+            slot.part();
         }
         outcome
     }
