@@ -35,7 +35,7 @@ pub enum RouteReason {
 
 impl RouteReason {
     /// Every reason.
-    pub const ALL: [RouteReason; 13] = [
+    pub const ALL: [RouteReason; 14] = [
         RouteReason::NeedsPrimary,
         RouteReason::Read,
         RouteReason::HintStandby,
