@@ -34,6 +34,24 @@ pub struct Rules {
     pub wait_for_standby: Duration,
     /// What it must see beside its session's history, at any level.
     pub position: Option<Position>,
+    /// It must see everything that was committed before this too.
+    pub since: Option<Instant>,
+}
+
+/// A read that a standby has no table or function for waits this long for one that is known to be current, before the primary is asked.
+const WAIT_FOR_CURRENT: Duration = Duration::from_millis(200);
+
+impl Rules {
+    /// Only a node will do that has everything that was committed before `moment`, also at `eventual`.
+    pub fn be_current(&mut self, moment: Instant) {
+        self.since = Some(moment);
+        self.wait_for_standby = self.wait_for_standby.max(WAIT_FOR_CURRENT);
+    }
+
+    /// The latest moment of which a read may have to see everything.
+    pub fn moment(&self, history: &History) -> Option<Instant> {
+        history.moment(self.consistency).max(self.since)
+    }
 }
 
 /// The kind of node a route leads to.
@@ -143,7 +161,7 @@ pub fn decide(
             continue;
         };
         some_standby = true;
-        let fresh = match (want, floor(rules.consistency, history, node)) {
+        let fresh = match (want, floor(rules.consistency, history, node).max(rules.since)) {
             (Want::Standby, _) | (_, None) => true,
             (_, Some(floor)) => node.fresh_as_of.is_some_and(|fresh| fresh > floor),
         };

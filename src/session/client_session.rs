@@ -137,6 +137,7 @@ pub fn rules(config: &Config) -> Rules {
         read_from_primary: config.routing.read_from_primary,
         wait_for_standby: config.routing.wait_for_standby,
         position: None,
+        since: None,
     }
 }
 

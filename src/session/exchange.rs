@@ -588,7 +588,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             return Fate::Swallow;
         }
         let retry = after(self.attempt_now(), Failure::Refused(error.code));
-        if matches!(retry, NextStep::Retry | NextStep::RetryOnPrimary) {
+        if matches!(
+            retry,
+            NextStep::Retry | NextStep::RetryOnCurrent | NextStep::RetryOnPrimary
+        ) {
             self.refused = Some(error.code);
         }
         if error.code == SqlState::FEATURE_NOT_SUPPORTED && names_routine(body, REVALIDATES.as_bytes()) {

@@ -262,7 +262,7 @@ impl<'a> Placing<'a> {
         }
         let (cluster, now) = (&self.worker.shared.cluster, Instant::now());
         if route.reason == RouteReason::NotFreshEnough && rules.wait_for_standby.is_zero() {
-            cluster.nudge(history.moment(rules.consistency));
+            cluster.nudge(rules.moment(history));
         } else if route.reason == RouteReason::NotFreshEnough {
             let (since, _) = self.catching_up.get_or_insert_with(|| (now, cluster.published()));
             let rest = rules
@@ -338,11 +338,11 @@ impl<'a> Placing<'a> {
                 Decision::Go(route) => match self.waits_instead(&route, want, rules, history) {
                     None => return Ok(route),
                     // Boxed, here and below: what is rare should take no room in every session.
-                    Some(rest) => Box::pin(self.news(rest, history.moment(rules.consistency))).await,
+                    Some(rest) => Box::pin(self.news(rest, rules.moment(history))).await,
                 },
                 Decision::AwaitPrimary | Decision::AwaitStandby if self.held.is_some() => {
                     self.ahead = decision == Decision::AwaitPrimary;
-                    shared.cluster.freshen(history.moment(rules.consistency));
+                    shared.cluster.freshen(rules.moment(history));
                     self.pause(LOOK_AGAIN).await?;
                 }
                 Decision::AwaitPrimary | Decision::AwaitStandby => self.hold()?,

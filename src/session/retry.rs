@@ -60,6 +60,8 @@ pub struct Attempt {
     pub retries: u8,
     /// Whether its connection was lost without a word before: what takes its server with it must not go round the cluster.
     pub suspect: bool,
+    /// Whether its standby is known to have everything that was committed before the request came: what it doesn't know isn't there.
+    pub current: bool,
 }
 
 /// What to do next.
@@ -67,6 +69,8 @@ pub struct Attempt {
 pub enum NextStep {
     /// Decide anew and send it again, to whichever node.
     Retry,
+    /// Send it again, to a standby that is known to have everything that was committed before it came.
+    RetryOnCurrent,
     /// Send it again, to the primary.
     RetryOnPrimary,
     /// Pass the node's own error on.
@@ -103,6 +107,7 @@ pub fn after(attempt: Attempt, failure: Failure) -> NextStep {
     match failure {
         Failure::NoConnection => NextStep::Retry,
         Failure::Refused(code) => match refusal(code) {
+            Some(NextStep::RetryOnCurrent) if attempt.current => NextStep::Forward,
             // The second standby to refuse it is the last that is asked.
             Some(_) if may_rerun && attempt.retries > 0 && attempt.target == Target::Standby => {
                 NextStep::RetryOnPrimary
@@ -160,7 +165,9 @@ fn refusal(code: SqlState) -> Option<NextStep> {
         SqlState::UNDEFINED_FILE,
         SqlState::DEADLOCK_DETECTED,
     ];
-    if WRONG_NODE.contains(&code) || NOT_THERE_YET.contains(&code) {
+    if NOT_THERE_YET.contains(&code) {
+        Some(NextStep::RetryOnCurrent)
+    } else if WRONG_NODE.contains(&code) {
         Some(NextStep::RetryOnPrimary)
     } else if ELSEWHERE.contains(&code) {
         Some(NextStep::Retry)
@@ -188,6 +195,7 @@ mod tests {
                             target,
                             retries,
                             suspect: false,
+                            current: false,
                         })
                     })
                 })

@@ -73,6 +73,7 @@ impl ClientSession {
             target: route.target,
             retries: RERUNS, // What is attached has no other place to run.
             suspect: false,
+            current: false,
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
         let mut aim = self.aim(plan, unit);
@@ -107,7 +108,9 @@ impl ClientSession {
                 };
                 let verdict = match after(Attempt { progress, ..attempt }, Failure::Lost(parting)) {
                     NextStep::Report(verdict) => verdict,
-                    NextStep::Retry | NextStep::RetryOnPrimary | NextStep::Forward => Verdict::Unknown,
+                    NextStep::Retry | NextStep::RetryOnCurrent | NextStep::RetryOnPrimary | NextStep::Forward => {
+                        Verdict::Unknown
+                    }
                 };
                 let block = attached.block.take();
                 drop(attached);

@@ -70,7 +70,7 @@ impl ClientSession {
         } else {
             near.map_or(plan.want, Want::Node)
         };
-        let rules = match self.with_hinted_position(rules, plan, unit) {
+        let mut rules = match self.with_hinted_position(rules, plan, unit) {
             Ok(rules) => rules,
             Err(error) => return self.report(error, plan, frames).await,
         };
@@ -144,6 +144,7 @@ impl ClientSession {
                 target: route.target,
                 retries,
                 suspect,
+                current: route.target == Target::Standby && rules.since.is_some(),
             };
             let first = prelude.map(|request| (request, Arc::clone(&settings)));
             let outcome = self.exchange(&mut attached, plan, frames, attempt, first, shot).await;
@@ -170,8 +171,12 @@ impl ClientSession {
                     worker.shared.count_retry(code.as_str());
                     self.learn_from_refusal(plan, route, code);
                     retries += 1;
-                    if after(attempt, Failure::Refused(code)) == NextStep::RetryOnPrimary {
-                        want = Want::Primary(RouteReason::Retried);
+                    match after(attempt, Failure::Refused(code)) {
+                        NextStep::RetryOnCurrent if want == Want::Read => rules.be_current(arrived),
+                        NextStep::RetryOnCurrent | NextStep::RetryOnPrimary => {
+                            want = Want::Primary(RouteReason::Retried);
+                        }
+                        NextStep::Retry | NextStep::Forward | NextStep::Report(_) => {}
                     }
                     self.give_back(attached);
                 }
@@ -189,7 +194,7 @@ impl ClientSession {
                         Progress::SentToNode
                     };
                     match after(Attempt { progress, ..attempt }, Failure::Lost(parting)) {
-                        NextStep::Retry | NextStep::RetryOnPrimary => {
+                        NextStep::Retry | NextStep::RetryOnCurrent | NextStep::RetryOnPrimary => {
                             worker.shared.count_retry("node_lost");
                             retries += 1;
                             suspect |= parting == Parting::Silent;
