@@ -4,7 +4,8 @@
 #
 # Sets up what is missing (the suite comes from the package archive's source package, and is kept in target/regress), brings up a cluster
 # of three and a proxy in a folder of their own, and takes them down again, also when it fails. tests/regress/known.txt names the files
-# that are known to differ, and why; the exit status is 0 if no other file differs.
+# that are known to differ, and why; the exit status is 0 if no other file differs, and no client was told that a node only reads. Shows how
+# many reads a standby refused, and ran again on the primary, and which.
 #
 # With --isolation it is PostgreSQL's isolation suite instead: what several sessions see of each other, step by step, by isolationtester;
 # tests/regress/isolation.txt names what is known of that.
@@ -382,6 +383,11 @@ pass() {
     say "$(grep -c '^run ' "$dir/plan") files, $way: $((SECONDS - began)) s"
 }
 
+# So that their logs tell which errors were whose.
+for port in $((base + 1)) $((base + 2)); do
+    "$pg_bin/psql" -Xq -h 127.0.0.1 -p "$port" -U postgres -d postgres -c "alter system set log_line_prefix = '%e '" \
+        -c 'select pg_reload_conf()' </dev/null >/dev/null
+done
 pass direct "$base"
 say "starting the proxy"
 if [ -n "$crowd" ]; then
@@ -424,6 +430,43 @@ while read -r kind name; do
     fi
 done <"$dir/plan"
 
+# What the proxy's metric of reads that ran again says, and which texts the standbys refused with these codes.
+rescued() {
+    python3 - "$lines" "$@" <<'PYTHON'
+import collections, re, sys, urllib.request
+
+lines, url, *logs = sys.argv[1:]
+metrics = urllib.request.urlopen(url).read().decode()
+again = {reason: int(count) for reason, count in re.findall(r'^pgsluice_retries_total\{reason="(\w+)"\} (\d+)', metrics, re.M)}
+by_reason = ", ".join(f"{reason} {count}" for reason, count in sorted(again.items()))
+print(f"{sum(again.values())} reads ran again on another node" + (f" ({by_reason})" if again else ""))
+texts = collections.Counter()
+for log in logs:
+    entries = re.split(r"^(?=\w{5} [A-Z]+:  )", open(log, errors="replace").read(), flags=re.M)
+    for entry, after in zip(entries, entries[1:]):
+        code, text = entry[:5], re.match(r"\w{5} STATEMENT:  (.*)", after, re.S)
+        if text and code in again and entry[6:].startswith("ERROR:"):
+            texts[code, " ".join(text[1].split())[:120]] += 1
+for (code, text), count in texts.most_common(int(lines)):
+    print(f"    {count} x {code} {text}")
+if len(texts) > int(lines) > 0:
+    print(f"    … and {len(texts) - int(lines)} texts more")
+PYTHON
+}
+
+# Files in which more errors through the proxy than directly are those of a node that only reads.
+refusals_seen() {
+    local kind name way counts
+    while read -r kind name; do
+        [ "$kind" = run ] || continue
+        counts=()
+        for way in direct proxy; do
+            counts+=("$(grep -cE 'ERROR: .*(in a read-only transaction|during recovery|hot standby)' "$dir/$way/$name.out" || true)")
+        done
+        [ "${counts[1]}" -le "${counts[0]}" ] || printf '    %s: %s, directly %s\n' "$name" "${counts[1]}" "${counts[0]}"
+    done <"$dir/plan"
+}
+
 failed=
 # All of it would be the same through a proxy that sends everything to the primary.
 read -r on_primary on_standbys idle_standbys < <("$pgsluice" status --json --url "http://127.0.0.1:$((base + 4))" | python3 -c '
@@ -434,6 +477,10 @@ total = sum(node["statements_read"] + node["statements_write"] for node in nodes
 print(total - sum(standbys), sum(standbys), standbys.count(0))')
 printf '\nthe primary took %s statements of the proxy, the standbys %s\n' "$on_primary" "$on_standbys"
 [ -n "$few" ] || [ "$idle_standbys" -eq 0 ] || { printf 'FAIL: a standby took none\n'; failed=1; }
+# The net below the classifier: what looked like a read, and a standby refused. The standbys' logs have the texts.
+rescued "http://127.0.0.1:$((base + 4))/metrics" "$lab/node2/postgresql.log" "$lab/node3/postgresql.log"
+refused=$(refusals_seen)
+[ -z "$refused" ] || { printf 'FAIL: clients were told what only a standby says\n%s\n' "$refused"; failed=1; }
 # A session that panics closes one connection, which psql may survive.
 if grep -A 2 -E 'panicked| ERROR ' "$dir/proxy.log" >"$dir/complaints"; then
     printf 'FAIL: the proxy complains\n'
