@@ -35,13 +35,18 @@ const DEEP: usize = 50;
 
 const DEEP_STACK: usize = 16 << 20;
 
-/// Parses one statement to the end of its tokens. `None` if sqlparser doesn't understand all of them.
+/// Parses one statement to the end of the tokens that are made of it. `None` if sqlparser doesn't understand all of them.
 ///
-/// What nests deeply is parsed on a thread of its own, which is slow (some 50 µs) and rare: the result is cached by the caller.
-pub(crate) fn read(tokens: Vec<Token>, context: &SqlContext, catalog: &dyn Catalog) -> Option<TreeReading> {
-    match read_to_depth(tokens.clone(), SHALLOW, context, catalog) {
+/// What nests deeply is parsed again, on a thread of its own, which is slow (some 50 µs) and rare: the result is cached by the caller.
+pub(crate) fn read(
+    make_tokens: impl Fn() -> Option<Vec<Token>>,
+    context: &SqlContext,
+    catalog: &dyn Catalog,
+) -> Option<TreeReading> {
+    match read_to_depth(make_tokens()?, SHALLOW, context, catalog) {
         Ok(reading) => Some(reading),
         Err(ParserError::RecursionLimitExceeded) => std::thread::scope(|scope| {
+            let tokens = make_tokens()?;
             let deep = std::thread::Builder::new()
                 .name("sql-parse".to_owned())
                 .stack_size(DEEP_STACK);

@@ -48,8 +48,7 @@ fn both_readings(statement: &Statement<'_>, context: &SqlContext, catalog: &dyn 
         findings.unknown_code |= !findings.unresolved.is_empty();
         return findings;
     }
-    let tree = simplify::simplify(statement).and_then(|tokens| tree::read(tokens, context, catalog));
-    let Some(tree) = tree else {
+    let Some(tree) = tree::read(|| simplify::simplify(statement), context, catalog) else {
         findings.add(Reason::Unparsed);
         return findings;
     };
