@@ -7,7 +7,7 @@ ARGS ?=
 QUICK ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test drivers regress lint bench build clean
+.PHONY: help setup demo test drivers regress lint bench bench-classify build clean
 
 help:
 	@echo 'make demo    set up this machine, build, and show pgsluice at work until Ctrl-C'
@@ -17,6 +17,7 @@ help:
 	@echo '             ARGS=--isolation the isolation suite'
 	@echo 'make lint    formatting and clippy'
 	@echo 'make bench   pgsluice beside PgBouncer and direct connections; QUICK=1 takes a minute'
+	@echo 'make bench-classify   what it costs to tell a read from a write; ARGS="hit" takes only these'
 	@echo 'make build   target/release/pgsluice'
 	@echo 'make setup   PostgreSQL and a C compiler, if they are missing'
 	@echo 'make clean   remove what was built'
@@ -41,6 +42,9 @@ lint:
 
 bench:
 	@benches/run.sh $(if $(QUICK),--quick) $(ARGS)
+
+bench-classify:
+	@$(CARGO) bench --locked --bench classify -- $(ARGS)
 
 build:
 	$(CARGO) build --release --locked
