@@ -806,3 +806,51 @@ async fn settings_come_with_whatever_is_asked_under_them() {
     drop(clients);
     scene.settled().await;
 }
+
+/// A server connection goes back to the server's default; the session's client hears of what it started with, as on a connection of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_reset_its_client_is_told_what_it_started_with() {
+    let scene = Scene::start("[pool]\nsize = 1\n").await;
+    let conversations: &[&[&str]] = &[
+        &["set timezone = 'Asia/Tokyo'", "reset timezone", "show timezone"],
+        &["set datestyle = 'German'", "set datestyle to default"],
+        &["set timezone = 'Asia/Tokyo'", "reset all", "select 1"],
+        &["discard all", "select 1"],
+        &["begin", "set application_name = 'x'", "reset all", "rollback"],
+        &[
+            "begin",
+            "reset all",
+            "set timezone = 'Asia/Tokyo'",
+            "commit",
+            "discard all",
+        ],
+        &["reset timezone; set timezone = 'Asia/Tokyo'", "reset all"],
+        &["set intervalstyle = 'iso_8601'", "reset intervalstyle"],
+    ];
+    for conversation in conversations {
+        let mut heard = Vec::new();
+        for port in [scene.primary().port(), scene.proxy.port] {
+            let parameters = [
+                ("user", "postgres"),
+                ("database", &*scene.database),
+                ("application_name", "it's"),
+                ("TimeZone", "Europe/Vienna"),
+                ("options", "-c DateStyle=SQL,DMY"),
+            ];
+            let mut client = Wire::login_with(port, &parameters).await;
+            let mut reports = Vec::new();
+            for sql in *conversation {
+                let mut said = client.query(sql).await;
+                assert_eq!(codes(&said), Vec::<String>::new(), "{sql}");
+                said.retain(|message| message.tag == b'S');
+                reports.extend(
+                    said.into_iter()
+                        .map(|message| String::from_utf8_lossy(&message.body).into_owned()),
+                );
+            }
+            reports.sort();
+            heard.push(reports);
+        }
+        assert_eq!(heard[0], heard[1], "{conversation:?}");
+    }
+}

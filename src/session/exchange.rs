@@ -22,17 +22,21 @@ use super::cancel::CancelSlot;
 use super::danger::Signals;
 use super::expect::{Awaited, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
+use super::login::Told;
 use super::notifiers::Notifiers;
 use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
+use super::resets;
 use super::retry::{Attempt, Failure, NextStep, Parting, after};
 use super::statements::Statements;
 use super::translate::{Translator, Untold};
 use crate::cluster::{Cluster, Hint};
-use crate::pool::{BackendConn, PreparedRegistry};
+use crate::pool::{BackendConn, PreparedRegistry, Settings};
 use crate::route::Target;
-use crate::sql::{SqlContext, StatementClass};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status, put_error_body};
+use crate::sql::{Effect, SqlContext, StatementClass};
+use crate::wire::backend::{
+    ReplyScanner, Step, TransactionStatus, parameter_status, put_error_body, put_parameter_status,
+};
 use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 use crate::wire::frontend;
@@ -56,7 +60,9 @@ pub struct Parties<'a> {
     /// Its statements.
     pub statements: &'a mut Statements,
     /// What it has been told of the server's parameters.
-    pub told: &'a mut super::login::Told,
+    pub told: &'a mut Told,
+    /// The settings it started with.
+    pub startup: &'a Settings,
     /// The server connection.
     pub conn: &'a mut BackendConn,
     /// Spare buffers.
@@ -129,6 +135,8 @@ pub struct Exchange<'a, C> {
     /// What came behind the answer to the prelude.
     came_early: BytesMut,
     later: SmallVec<[Arc<StatementClass>; 1]>,
+    /// What the unit does, if it resets a setting.
+    resets: SmallVec<[Arc<StatementClass>; 1]>,
 }
 
 enum Event {
@@ -190,6 +198,11 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             client_out: Vec::new(),
             came_early: BytesMut::new(),
             later: SmallVec::new(),
+            resets: if resets::any_reset(effects(&plan.effects)) {
+                plan.effects.clone()
+            } else {
+                SmallVec::new()
+            },
         };
         if plan.translate {
             for &frame in frames {
@@ -643,8 +656,27 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 .hint(self.parties.conn.node, Hint::InHotStandby(value == "on"));
             return Fate::Swallow;
         }
-        self.parties.told.note(name, value);
-        Fate::Forward
+        let Some(start) = self.resets_to(name) else {
+            self.parties.told.note(name, value);
+            return Fate::Forward;
+        };
+        if !self.parties.told.note(name, &start) {
+            return Fate::Swallow;
+        }
+        let mut whole = Vec::new();
+        put_parameter_status(&mut whole, name, &start);
+        Fate::Replace(whole)
+    }
+
+    /// What a parameter that the server has just reported is for the session, where that has gone back to what it started with.
+    fn resets_to(&self, name: &str) -> Option<String> {
+        let setting = name.to_ascii_lowercase();
+        let reset = !self.resets.is_empty()
+            && !self.answer.failed
+            && resets::leaves_reset(effects(&self.resets).chain(effects(&self.later)), &setting);
+        self.parties.startup.value(&setting).filter(|_| reset)?;
+        let at_login = self.parties.told.at_login(self.parties.startup, name)?;
+        Some(at_login.to_owned())
     }
 
     /// A message at the front of the inbox runs something that the plan didn't know of.
@@ -720,6 +752,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         self.expect.answer_known(&mut self.client_out);
         Ok(())
     }
+}
+
+fn effects(classes: &[Arc<StatementClass>]) -> impl Iterator<Item = &Effect> {
+    classes.iter().flat_map(|class| &class.effects)
 }
 
 /// Where a server finds that a statement's plan is out of date.

@@ -48,11 +48,13 @@ impl Told {
 
     /// The last value told.
     pub fn value(&self, name: &str) -> Option<&str> {
-        let find = |list: &'_ [(Box<str>, Box<str>)]| list.iter().position(|(known, _)| **known == *name);
-        match find(&self.since) {
-            Some(at) => Some(&self.since[at].1),
-            None => find(&self.welcome.parameters).map(|at| &*self.welcome.parameters[at].1),
-        }
+        value(&self.since, name).or_else(|| value(&self.welcome.parameters, name))
+    }
+
+    /// The value told at login, to a session that started with the settings `startup`.
+    pub fn at_login<'a>(&'a self, startup: &'a Settings, name: &str) -> Option<&'a str> {
+        let own = simple_application_name(startup).filter(|_| name == "application_name");
+        own.or_else(|| value(&self.welcome.parameters, name))
     }
 
     /// The client is told a value. Answers whether that is news to it.
@@ -66,6 +68,11 @@ impl Told {
         }
         true
     }
+}
+
+fn value<'a>(list: &'a [(Box<str>, Box<str>)], name: &str) -> Option<&'a str> {
+    let mut list = list.iter();
+    list.find(|(known, _)| **known == *name).map(|(_, value)| &**value)
 }
 
 /// Serves one accepted connection to its end.

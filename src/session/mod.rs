@@ -32,6 +32,7 @@ pub mod plan;
 pub mod process_ids;
 mod replication;
 pub mod request;
+mod resets;
 pub mod retry;
 mod settle;
 pub mod statements;

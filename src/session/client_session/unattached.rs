@@ -333,6 +333,7 @@ impl ClientSession {
             notifiers: &worker.shared.notifiers,
             statements: &mut self.state.statements,
             told: &mut self.state.told,
+            startup: &self.state.startup,
             conn,
             slot: &self.registered.slot,
             buffers: &worker.buffers,
