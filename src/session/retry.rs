@@ -248,6 +248,7 @@ mod tests {
             target: Target::Primary,
             retries: 0,
             suspect: false,
+            current: false,
         };
         let lost = Failure::Lost(Parting::Silent);
         assert_eq!(after(base, lost), NextStep::Report(Verdict::Unknown));
@@ -292,6 +293,7 @@ mod tests {
             target: Target::Standby,
             retries: 1,
             suspect: false,
+            current: false,
         };
         let given_up = NextStep::Report(Verdict::CertainlyNotCommitted);
         for parting in [Parting::Silent, Parting::Announced, Parting::Farewell] {
@@ -316,6 +318,7 @@ mod tests {
             target: Target::Standby,
             retries: 0,
             suspect: false,
+            current: false,
         };
         let refused = Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION);
         assert_eq!(after(read, refused), NextStep::RetryOnPrimary);
@@ -329,6 +332,15 @@ mod tests {
             ),
             NextStep::Forward
         );
+        // What one doesn't know may not be there yet, and where all is there it isn't at all.
+        let unknown = Failure::Refused(SqlState::UNDEFINED_TABLE);
+        assert_eq!(after(read, unknown), NextStep::RetryOnCurrent);
+        let again = Attempt {
+            retries: 1,
+            current: true,
+            ..read
+        };
+        assert_eq!(after(again, unknown), NextStep::Forward);
         // A conflict with replay on the second standby too: the primary has none.
         let conflict = Failure::Refused(SqlState::SERIALIZATION_FAILURE);
         assert_eq!(after(read, conflict), NextStep::Retry);
