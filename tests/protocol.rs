@@ -9,7 +9,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::dice::Dice;
 use support::scene::{Scene, until};
@@ -848,6 +848,63 @@ async fn a_flush_is_answered_without_its_sync() {
         assert_eq!(tags(&client.ask(&sync()).await), "Z");
     }
     assert_eq!(client.value("select count(*) from flushed").await, "4");
+    drop(client);
+    scene.settled().await;
+}
+
+/// A server runs each message as it comes, and says at once that one failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_runs_without_its_sync_if_that_does_not_come() {
+    let scene = Scene::start("").await;
+    let mut client = scene.wire().await;
+    client.run("create table lingered (n int primary key)").await;
+    client.run("insert into lingered values (1)").await;
+    let insert = |n| extended("insert into lingered values ($1)", &[Some(n)]);
+    for begins in ["begin", "listen lingered"] {
+        client.run(begins).await;
+        client.send(&batch(&[insert("2"), insert("1"), insert("3")])).await;
+        let answer = client.until(b'E').await;
+        assert_eq!(tags(&answer), "12nC12nE", "{begins}: {}", show(&answer));
+        assert_eq!(codes(&answer), ["23505"]);
+        let answer = client.ask(&batch(&[insert("4"), sync()])).await;
+        assert_eq!(tags(&answer), "Z", "{begins}: {}", show(&answer));
+        client.run("rollback").await;
+        assert_eq!(client.value("select count(*) from lingered").await, "1");
+    }
+    client.run("unlisten *").await;
+    // What it does is done before its Sync comes, and its answer comes with that.
+    client.send(&insert("2")).await;
+    until("the batch runs", async || {
+        scene
+            .backends("query like 'insert into lingered%' and state = 'active'")
+            .await
+            == ["1", "0"]
+    })
+    .await;
+    for read in ["select $1::int", "select count(*) from lingered where n < $1"] {
+        let messages = [
+            parse("", read, &[]),
+            bind("", "", &[Some("5")]),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ];
+        for message in &messages {
+            client.send(message).await;
+            // Longer than a batch is waited for.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        let answer = client.answer().await;
+        assert!(tags(&answer).ends_with("12TDCZ"), "{read}: {}", show(&answer));
+    }
+    // A block on a standby waits: what hasn't run can still move to the primary.
+    client.run("begin read only").await;
+    client.send(&extended("select nextval('lingered_s')", &[])).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let answer = client.ask(&sync()).await;
+    assert_eq!(codes(&answer), ["42P01"], "{}", show(&answer));
+    client.run("rollback").await;
+    assert_eq!(client.value("select count(*) from lingered").await, "2");
     drop(client);
     scene.settled().await;
 }

@@ -159,7 +159,7 @@ async fn the_proxys_own_settings_are_shown_by_every_protocol_and_in_every_state(
         ("set pgsluice.explain = 7", "pgsluice.explain is on or off."),
         (
             "set pgsluice.nothing = 1",
-            "There are pgsluice.consistency, pgsluice.explain and pgsluice.route.",
+            "There are pgsluice.consistency, pgsluice.explain, pgsluice.min_position and pgsluice.route.",
         ),
     ] {
         let answer = client.query(set).await;

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::inbox::{Buffers, Inbox};
 use super::outcome::Left;
-use super::request::{CAP, Gathered, Unit, gather};
+use super::request::{CAP, Gathered, Unit, front, gather};
 use crate::wire::backend::{TransactionStatus, put_ready};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::BadFrame;
@@ -51,6 +51,12 @@ impl ClientLink {
             return Ok(Gathered::More);
         }
         gather(self.inbox.bytes())
+    }
+
+    /// The front of a batch whose end is waited for, if it runs something.
+    pub fn front(&self) -> Option<Unit> {
+        let passed_over = self.discard > 0 || self.skip_to_sync;
+        if passed_over { None } else { front(self.inbox.bytes()) }
     }
 
     /// Passes over the next `count` bytes, here or still to come.

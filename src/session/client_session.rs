@@ -32,7 +32,7 @@ use super::own_settings::OwnSettings;
 use super::phase::{Attached, Phase, Pins};
 pub use super::placing::{Placed, Placing};
 use super::plan::{Ends, Plan, plan};
-use super::request::{Gathered, Tail, Unit};
+use super::request::{Gathered, LINGER, Tail, Unit};
 use super::retry::Verdict;
 use super::settle::{self, Meant};
 use super::statements::Statements;
@@ -127,6 +127,16 @@ enum News {
     Order,
     /// Somebody aims at the session, or is done with it.
     Called,
+    /// Nothing, while the front of a batch waits for its end.
+    Lingered,
+}
+
+/// How a wait ended.
+enum Waited {
+    /// Something has come.
+    ForNews,
+    /// Nothing has, while the front of a batch was here.
+    LongEnough,
 }
 
 /// The rules of routing that a configuration sets.
@@ -226,7 +236,13 @@ impl ClientSession {
             .gather()
             .map_err(|bad| End::Fatal(SessionError::Protocol(bad.to_string())))?;
         match gathered {
-            Gathered::More => self.wait().await,
+            Gathered::More => match self.wait().await? {
+                Waited::ForNews => Ok(()),
+                Waited::LongEnough => match self.client.front() {
+                    Some(front) => Box::pin(self.carry_out(front)).await,
+                    None => Ok(()),
+                },
+            },
             Gathered::Terminate => Err(End::Left),
             Gathered::Skip(count) => {
                 self.client.discard(count);
@@ -242,7 +258,7 @@ impl ClientSession {
     }
 
     /// Waits for the client, and for whatever the server says unasked on a connection that is held; no longer than is configured.
-    async fn wait(&mut self) -> Result<(), End> {
+    async fn wait(&mut self) -> Result<Waited, End> {
         let limits = self.worker.shared.config.load();
         let (limit, error) = if self.in_block() {
             (limits.pool.idle_in_transaction_timeout, SessionError::IdleInTransaction)
@@ -259,8 +275,9 @@ impl ClientSession {
     }
 
     /// Waits for the client and the server. Dropped, it may have lost what the server has said.
-    async fn listen(&mut self) -> Result<(), End> {
+    async fn listen(&mut self) -> Result<Waited, End> {
         let mut heard = None;
+        let mut lingers = self.lingers().then(|| Box::pin(tokio::time::sleep(LINGER)));
         let news = poll_fn(|cx| {
             match self.present.control.listen(cx) {
                 Order::Serve => {}
@@ -283,14 +300,21 @@ impl ClientSession {
                 }
             }
             let ClientLink { stream, inbox, .. } = &mut self.client;
-            inbox.poll_fill(stream, cx).map(News::Client)
+            if let Poll::Ready(read) = inbox.poll_fill(stream, cx) {
+                return Poll::Ready(News::Client(read));
+            }
+            match &mut lingers {
+                Some(lingers) => lingers.as_mut().poll(cx).map(|()| News::Lingered),
+                None => Poll::Pending,
+            }
         })
         .await;
         match news {
-            News::Client(Ok(count)) if count > 0 => Ok(()),
+            News::Client(Ok(count)) if count > 0 => Ok(Waited::ForNews),
+            News::Lingered => Ok(Waited::LongEnough),
             News::Client(_) => Err(End::Left),
             // Boxed, as is what a server says unasked: both are rare, and waiting sessions are to be small.
-            News::Called => Box::pin(self.answer_call()).await,
+            News::Called => Box::pin(self.answer_call()).await.map(|()| Waited::ForNews),
             News::Order => Err(End::Fatal(SessionError::Draining)),
             News::Server(read) => {
                 let mut bytes = heard.unwrap_or_default();
@@ -300,8 +324,8 @@ impl ClientSession {
                 };
                 self.worker.buffers.give(bytes);
                 match alive {
-                    Alive::Yes => Ok(()),
-                    Alive::No => self.held_connection_lost(),
+                    Alive::Yes => Ok(Waited::ForNews),
+                    Alive::No => self.held_connection_lost().map(|()| Waited::ForNews),
                     Alive::Ended(error) => Err(End::ByServer(error)),
                 }
             }
@@ -321,6 +345,13 @@ impl ClientSession {
             cluster: &self.worker.shared.cluster,
         };
         overhear(bytes, until, attached.lease.conn(), hearer).await
+    }
+
+    /// Whether the front of a batch is here that the primary may get without its end. What it is can't be known before, so a block on a
+    /// standby waits.
+    fn lingers(&self) -> bool {
+        let on_standby = matches!(&self.phase, Phase::Attached(attached) if attached.route.target == Target::Standby);
+        !on_standby && self.client.front().is_some()
     }
 
     fn in_block(&self) -> bool {

@@ -1,7 +1,10 @@
 //! Cutting what a client has sent into units that can be carried out. Pure.
 //!
 //! A unit is one or more whole requests (a Query, a FunctionCall, or a batch of extended-protocol messages up to Sync), or the front of a
-//! batch that can't be waited for: because the client asks for an answer (Flush), sends copy data, or sends more than [`CAP`] without an end.
+//! batch that can't be waited for: because the client asks for an answer (Flush), sends copy data, sends more than [`CAP`] without an end, or
+//! sends no end for [`LINGER`].
+
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -11,6 +14,9 @@ use crate::wire::frame::{BadFrame, HEADER, frontend_header};
 pub const CAP: usize = 256 * 1024;
 /// A text is waited for longer: what it does to the session can only be known of a whole one.
 pub const TEXT_CAP: usize = 4 * 1024 * 1024;
+/// A batch whose statements have been here for this long, and nothing behind them, is carried out without its end: a server wouldn't wait
+/// either, and tells of an error at once.
+pub const LINGER: Duration = Duration::from_millis(100);
 /// Requests taken into one unit at most.
 const MOST_REQUESTS: usize = 256;
 
@@ -160,6 +166,28 @@ pub fn gather(bytes: &[u8]) -> Result<Gathered, BadFrame> {
     Ok(Gathered::More)
 }
 
+/// What [`gather`] waits for the end of: the whole messages at hand, if they run something.
+pub fn front(bytes: &[u8]) -> Option<Unit> {
+    let mut frames = SmallVec::<[FrameAt; 8]>::new();
+    let mut at = 0;
+    while let Ok(Some(header)) = frontend_header(&bytes[at..])
+        && header.total <= bytes.len() - at
+    {
+        frames.push(FrameAt {
+            tag: header.tag,
+            start: at,
+            end: at + header.total,
+        });
+        at += header.total;
+    }
+    let runs = frames.iter().any(|frame| frame.tag == b'E');
+    runs.then_some(Unit {
+        frames,
+        tail: Tail::Open,
+        len: at,
+    })
+}
+
 /// Bytes of a message that are waited for before it is passed on in parts.
 pub fn waits_for(tag: u8) -> usize {
     match tag {
@@ -229,6 +257,15 @@ mod tests {
         assert_eq!(tags(&bytes), ("QPBES".into(), Tail::Closed, bytes.len() - 7));
         assert_eq!(gather(&stream("PBE")), Ok(Gathered::More));
         assert_eq!(gather(&bytes[..3]), Ok(Gathered::More));
+    }
+
+    #[test]
+    fn what_lingers_is_taken_up_to_its_last_whole_message_if_it_runs_something() {
+        let bytes = stream("PBEP");
+        let unit = front(&bytes[..24]).unwrap();
+        assert_eq!((unit.frames.len(), unit.tail, unit.len), (3, Tail::Open, 21));
+        assert_eq!(front(&bytes[..20]), None);
+        assert_eq!(front(b""), None);
     }
 
     #[test]
