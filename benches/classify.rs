@@ -33,6 +33,26 @@ fn hit(c: &mut Criterion) {
     group.finish();
 }
 
+/// Texts that differ in what doesn't matter: known by their normal form.
+fn alike(c: &mut Criterion) {
+    let mut group = c.benchmark_group("alike");
+    let context = SqlContext::default();
+    for (name, sql) in texts::OLTP {
+        let variants: Vec<String> = (0..8192).map(|n| format!("{sql} -- {n}")).collect();
+        let mut cache = cache();
+        cache.classify(sql.as_bytes(), &context, &BuiltIn, 0);
+        let mut at = 0;
+        group.bench_function(*name, |b| {
+            b.iter(|| {
+                at = (at + 1) % variants.len();
+                cache.classify(black_box(variants[at].as_bytes()), &context, &BuiltIn, 0)
+            });
+        });
+        assert_eq!(cache.misses(), 1, "{name} is no hit");
+    }
+    group.finish();
+}
+
 /// Each with another version of the catalog, so that the cache has none of them and is full, as it is where texts never repeat.
 fn miss(c: &mut Criterion) {
     let mut group = c.benchmark_group("miss");
@@ -68,5 +88,5 @@ fn hard(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hit, miss, hard);
+criterion_group!(benches, hit, alike, miss, hard);
 criterion_main!(benches);

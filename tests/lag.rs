@@ -273,3 +273,86 @@ async fn eventually_async(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
     }
 }
+
+/// Sessions that think between their statements and write now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mixed_load_has_its_reads_on_standbys_though_it_sees_its_own_writes() {
+    const SESSIONS: i64 = 40;
+    let lab = LabGuard::fresh(2).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let setup = "create table mixed (id bigint primary key, n bigint not null); insert into mixed select id, 0 from generate_series(1, 40) id";
+    proxy.client().await.batch_execute(setup).await.expect("a table");
+    support::until_replayed(&lab);
+    let mut sessions = Vec::new();
+    for id in 1..=SESSIONS {
+        let client = proxy.client().await;
+        sessions.push(tokio::spawn(async move {
+            let mut dice = support::dice::Dice::new(id as u64);
+            let mut written = 0;
+            for _ in 0..100 {
+                if dice.once_in(10) {
+                    written += 1;
+                    let update = format!("update mixed set n = {written} where id = {id}");
+                    client.batch_execute(&update).await.expect("a write");
+                } else {
+                    let row = client.query_one("select n from mixed where id = $1", &[&id]).await;
+                    assert_eq!(row.expect("a read").get::<_, i64>(0), written);
+                }
+                tokio::time::sleep(Duration::from_millis(20 + dice.below(60) as u64)).await;
+            }
+        }));
+    }
+    for session in sessions {
+        ended("a session", session).await;
+    }
+    let reads = |outcome: &str| {
+        proxy.metric(&format!(
+            "pgsluice_reads_total{{level=\"read_your_writes\",outcome=\"{outcome}\"}}"
+        ))
+    };
+    let (on_standbys, on_primary) = (reads("standby") + reads("waited"), reads("primary"));
+    let share = 100.0 * on_standbys / (on_standbys + on_primary);
+    println!("{share:.1} % of {} reads on standbys", on_standbys + on_primary);
+    assert!(share > 80.0, "{share:.1} %");
+}
+
+/// A standby that applies late on purpose, and one that follows it and not the primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_writes_are_seen_whatever_way_the_log_takes_to_a_standby() {
+    let lab = LabGuard::fresh(2).expect("a lab");
+    let sql = |node: &str, statement: &str| lab.sql(node, statement).expect(statement);
+    let upstream = lab.node("node2").expect("a standby").port();
+    let conninfo = sql("node3", "select current_setting('primary_conninfo')");
+    let primary = format!("port={}", lab.primary().expect("a primary").port());
+    assert!(conninfo.contains(&primary), "{conninfo}");
+    let cascaded = conninfo
+        .replace(&primary, &format!("port={upstream}"))
+        .replace('\'', "''");
+    sql("node3", &format!("alter system set primary_conninfo = '{cascaded}'"));
+    sql("node3", "alter system set primary_slot_name = ''");
+    sql("node3", "select pg_reload_conf()");
+    sql("node2", "alter system set recovery_min_apply_delay = '700ms'");
+    sql("node2", "select pg_reload_conf()");
+    let proxy = proxy_with_max_lag(&lab, "10min");
+    eventually_async("the standby follows the other", async || {
+        sql("node2", "select count(*) from pg_stat_replication") == "1"
+    })
+    .await;
+    let client = proxy.client().await;
+    client
+        .batch_execute("create table beat as select 0::bigint as n")
+        .await
+        .expect("a table");
+    let before = ["node2", "node3"].map(|node| proxy.statements(node).0);
+    for n in 1..=10_i64 {
+        client.execute("update beat set n = $1", &[&n]).await.expect("a write");
+        let until = Instant::now() + Duration::from_millis(1200);
+        while Instant::now() < until {
+            assert_eq!(value(&client).await, n);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    for (node, before) in ["node2", "node3"].into_iter().zip(before) {
+        assert!(proxy.statements(node).0 > before, "{node} was never read from");
+    }
+}

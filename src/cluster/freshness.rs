@@ -145,8 +145,10 @@ impl SampleRing {
         let mut kept: VecDeque<Sample> = VecDeque::with_capacity(Self::CAPACITY);
         for sample in self.0.drain(..) {
             let age = now.saturating_duration_since(sample.last);
+            // The oldest stays as it is: who has reached it and no more is known by it.
+            let first = kept.len() <= 1;
             match kept.back_mut() {
-                Some(earlier) if (sample.last - earlier.first) * Self::AGE_PER_WIDTH <= age => {
+                Some(earlier) if !first && (sample.last - earlier.first) * Self::AGE_PER_WIDTH <= age => {
                     *earlier = Sample {
                         first: earlier.first,
                         ..sample

@@ -144,13 +144,34 @@ fn a_standby_that_never_reaches_the_first_sample_lags_in_the_end() {
 #[test]
 fn idle_probing_of_an_idle_cluster_shows_a_lag_below_two_intervals_and_no_verdict_changes() {
     let mut bench = Bench::usual();
-    for _ in 0..100 {
+    let hours = 4;
+    for _ in 0..hours * 720 {
         bench.now += 2_500;
         bench.reach(0, primary(1, 100));
         bench.now += 2_500;
         let table = bench.reach(1, standby(1, 100));
         assert_eq!(table.nodes[1].serving, Serving::Serving);
         assert!(table.nodes[1].lag(bench.at()).unwrap() <= ms(10_000));
+    }
+}
+
+#[test]
+fn the_lag_of_a_paused_standby_grows_by_a_second_a_second_for_hours() {
+    let mut bench = Bench::usual();
+    bench.reach(0, primary(1, 100));
+    bench.reach(1, standby(1, 100));
+    let paused = bench.now;
+    // Twice a second, for four hours: the older it is the coarser what is remembered of it, by a thirty-second at most.
+    for round in 1..=4 * 7_200 {
+        bench.now += 250;
+        bench.reach(0, primary(1, 100 + round));
+        bench.now += 250;
+        let table = bench.reach(1, standby(1, 100));
+        let (lag, real) = (table.nodes[1].lag(bench.at()).unwrap(), ms(bench.now - paused));
+        assert!(
+            lag + ms(500) >= real && lag <= real + real / 32 + ms(500),
+            "{lag:?} after {real:?}"
+        );
     }
 }
 

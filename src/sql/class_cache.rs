@@ -1,33 +1,61 @@
 //! Classes that were worked out before, by the normal form of their text.
 //!
 //! One cache per worker: nothing in it is shared, so that a hit takes no lock. It costs one pass of the lexer, one hash and one
-//! comparison of keys, and allocates nothing.
+//! comparison of keys, and allocates nothing. Texts that come again as they are, as parameterised ones do, are known without the pass.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use quick_cache::{Weighter, unsync::Cache};
 
 use super::names::Catalog;
-use super::{SqlContext, StatementClass, classify_normal_form, classify_normalised, fingerprint};
+use super::{MAX_LENGTH, SqlContext, StatementClass, classify_normal_form, classify_normalised, fingerprint};
 
 /// A bounded map from texts to classes.
 #[derive(Debug)]
 pub struct ClassCache {
     classes: Cache<Box<[u8]>, Arc<StatementClass>, EntryWeight, foldhash::fast::RandomState>,
+    /// Of texts as they are, that have come more than once.
+    exact: Cache<Box<[u8]>, Known, EntryWeight, foldhash::fast::RandomState>,
+    /// Hashes of texts that have come once, each in the place that it says.
+    seen: Box<[u32; SEEN]>,
+    hasher: foldhash::fast::RandomState,
     normal_form: Vec<u8>,
     hits: u64,
     misses: u64,
 }
+
+/// A text's class, and for whom.
+#[derive(Debug, Clone)]
+struct Known {
+    context: SqlContext,
+    version: u64,
+    class: Arc<StatementClass>,
+}
+
+/// How many texts are remembered to have come once.
+const SEEN: usize = 4096;
 
 impl ClassCache {
     /// Holds at most about `entries` classes, and at most about `bytes` of keys and classes, whichever is less.
     pub fn new(entries: usize, bytes: usize) -> Self {
         let entries = entries.max(1);
         let weight = EntryWeight {
-            least: (bytes / entries).max(1) as u64,
+            least: least_of(entries, bytes),
         };
         ClassCache {
             classes: Cache::with(entries, bytes as u64, weight, Default::default(), Default::default()),
+            exact: Cache::with(
+                entries.div_ceil(4),
+                (bytes / 4) as u64,
+                EntryWeight {
+                    least: least_of(entries.div_ceil(4), bytes / 4),
+                },
+                Default::default(),
+                Default::default(),
+            ),
+            seen: Box::new([0; SEEN]),
+            hasher: Default::default(),
             normal_form: Vec::new(),
             hits: 0,
             misses: 0,
@@ -36,6 +64,39 @@ impl ClassCache {
 
     /// The class of `sql`, as [`classify_with`](super::classify_with) gives it. `version` is another for each `catalog`.
     pub fn classify(
+        &mut self,
+        sql: &[u8],
+        context: &SqlContext,
+        catalog: &dyn Catalog,
+        version: u64,
+    ) -> Arc<StatementClass> {
+        if let Some(known) = self.exact.get(sql)
+            && known.context == *context
+            && known.version == version
+        {
+            self.hits += 1;
+            return Arc::clone(&known.class);
+        }
+        let class = self.by_normal_form(sql, context, catalog, version);
+        if self.has_come_before(sql) {
+            let known = Known {
+                context: *context,
+                version,
+                class: Arc::clone(&class),
+            };
+            self.exact.insert(sql.into(), known);
+        }
+        class
+    }
+
+    /// Whether this very text has come lately; if not, it has now.
+    fn has_come_before(&mut self, sql: &[u8]) -> bool {
+        let hash = self.hasher.hash_one(sql);
+        let (place, tag) = (hash as usize % SEEN, (hash >> 32) as u32 | 1);
+        std::mem::replace(&mut self.seen[place], tag) == tag && sql.len() <= MAX_LENGTH
+    }
+
+    fn by_normal_form(
         &mut self,
         sql: &[u8],
         context: &SqlContext,
@@ -81,10 +142,20 @@ impl ClassCache {
     }
 }
 
+fn least_of(entries: usize, bytes: usize) -> u64 {
+    (bytes / entries).max(1) as u64
+}
+
 /// An entry weighs its bytes, but at least its share of the bound: so one bound on weights bounds bytes and count.
 #[derive(Debug, Clone)]
 struct EntryWeight {
     least: u64,
+}
+
+impl Weighter<Box<[u8]>, Known> for EntryWeight {
+    fn weight(&self, key: &Box<[u8]>, known: &Known) -> u64 {
+        self.weight(key, &known.class)
+    }
 }
 
 impl Weighter<Box<[u8]>, Arc<StatementClass>> for EntryWeight {
@@ -128,6 +199,23 @@ mod tests {
         }
         assert!(cache.len() <= 10, "{}", cache.len());
         assert!(small.len() <= 20, "{}", small.len());
+    }
+
+    #[test]
+    fn a_text_that_comes_again_is_known_as_it_is() {
+        let mut cache = ClassCache::new(100, 1 << 20);
+        let mut ask = |sql: &str, version| {
+            let class = cache.classify(sql.as_bytes(), &SqlContext::default(), &BuiltIn, version);
+            (class, cache.exact.len())
+        };
+        let (first, exact) = ask("select v from t where id = $1 limit 7", 0);
+        assert_eq!(exact, 0);
+        assert_eq!(ask("select v from t where id = $1 limit 8", 0).1, 0);
+        let (second, exact) = ask("select v from t where id = $1 limit 7", 0);
+        assert_eq!((exact, &second), (1, &first));
+        assert_eq!(ask("select v from t where id = $1 limit 7", 0).0, first);
+        // Names that mean something else make another class of it.
+        assert_eq!(ask("select v from t where id = $1 limit 7", 1).1, 1);
     }
 
     #[test]
