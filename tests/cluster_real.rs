@@ -233,6 +233,7 @@ impl Lab {
                 max_per_node: None,
                 max_per_user: None,
                 max_per_database: None,
+                overflow: 1,
                 checkout_timeout: PATIENCE,
                 idle_timeout: PATIENCE,
                 max_lifetime: PATIENCE,
@@ -248,6 +249,7 @@ impl Lab {
                 catalog_refresh: Duration::from_secs(60),
                 consistency: config::Consistency::ReadYourWrites,
                 max_lag: Duration::from_secs(10),
+                wait_for_standby: Duration::ZERO,
                 read_from_primary: config::ReadFromPrimary::Fallback,
             },
             failover: config::Failover {

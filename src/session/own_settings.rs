@@ -84,10 +84,7 @@ pub(super) fn refused(name: &str, value: &str, cluster: Option<SystemIdentifier>
         "consistency" if Consistency::from_name(value).is_some() => return None,
         "route" if RoutePreference::from_name(value).is_some() => return None,
         "explain" if flag(value).is_some() => return None,
-        "min_position" => match bad_position(value, cluster) {
-            None => return None,
-            Some(why) => why,
-        },
+        "min_position" => bad_position(value, cluster)?,
         "consistency" => "pgsluice.consistency is one of eventual, read_your_writes, session, linearizable.",
         "route" => "pgsluice.route is one of auto, primary, standby.",
         "explain" => "pgsluice.explain is on or off.",

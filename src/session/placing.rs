@@ -121,7 +121,7 @@ impl<'a> Placing<'a> {
             };
             let pool = principal.at(route.node);
             let overflows = matches!(route.reason, RouteReason::NotFreshEnough | RouteReason::NoStandby);
-            let slot = match overflows.then(|| self.overflow_slot(&pool)) {
+            let slot = match overflows.then(|| self.overflow_slot(pool)) {
                 None => None,
                 Some(slot) => Box::pin(slot).await?,
             };
