@@ -31,6 +31,8 @@ mod effects;
 mod embedded;
 mod explain;
 mod fingerprint;
+#[cfg(test)]
+mod fingerprint_tests;
 mod hint;
 mod learned;
 mod lexer;
