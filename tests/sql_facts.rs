@@ -96,8 +96,116 @@ fn traps_are_not_reads() {
         "SELECT 'a\\'; DELETE FROM t; --'",
         "SELECT 'open",
         "SELECT /* open",
+        "EXPLAIN INSERT INTO t VALUES (txid_current())",
+        "EXPLAIN SELECT my_function(pg_current_xact_id())",
+        "EXPLAIN SELECT U&\"txid_current\"()",
+        "EXPLAIN CREATE TABLE x AS EXECUTE p",
+        "EXPLAIN (values) EXECUTE p",
+        "SELECT FROM notnull('x')",
+        "SELECT isnull(a, 0) FROM t",
     ] {
         assert_eq!(class(sql).access, Access::Write, "{sql}");
+    }
+}
+
+#[test]
+fn effects_are_found_however_they_are_written() {
+    for (sql, access, expected) in [
+        ("CREATE MATERIALIZED VIEW v AS SELECT nextval('sq')", "write", "nextval"),
+        ("CREATE TABLE x (a int DEFAULT nextval('sq'))", "write", ""),
+        (
+            "SELECT nextval('sq') INTO TEMP x",
+            "write",
+            "nextval, pin temporary_table",
+        ),
+        ("SAVEPOINT U&\"\\0061\"", "write", "savepoint a"),
+        ("EXPLAIN SELECT execute FROM t", "read", ""),
+        ("EXPLAIN (execute) SELECT 1", "read", ""),
+        ("EXPLAIN EXECUTE b", "write", "execute b"),
+        (
+            "EXPLAIN EXECUTE b(pg_advisory_lock(1))",
+            "write",
+            "pin advisory_lock, execute b",
+        ),
+        ("SELECT U&\"pg_advisory_lock\"(1)", "write", "pin unknown"),
+        ("SET local = 1", "write", "set local"),
+        ("SET session.x TO 1", "write", "set session.x"),
+        ("SET U&\"a\\0062\" = 1", "write", "pin session_guc"),
+        ("RESET U&\"a\\0062\"", "write", "pin session_guc"),
+    ] {
+        let class = class(sql);
+        assert_eq!(
+            (class.access.as_str(), effects(&class).as_str()),
+            (access, expected),
+            "{sql}"
+        );
+    }
+}
+
+/// What `x.f` means if x has no field f (manual, 4.2.4 and 8.16.5).
+#[test]
+fn a_field_that_may_be_a_function_is_a_call() {
+    for (sql, effect) in [
+        ("SELECT ('s'::regclass).nextval", "nextval"),
+        ("SELECT (a.r).nextval FROM (SELECT 's'::regclass) AS a(r)", "nextval"),
+        ("SELECT (1).pg_advisory_lock", "pin advisory_lock"),
+        ("SELECT (ARRAY[7])[1].\"pg_advisory_lock\"", "pin advisory_lock"),
+        ("SELECT (t.a).b.pg_advisory_xact_lock FROM t", ""),
+        ("SELECT $1.setseed", "pin setseed"),
+        ("SELECT (SELECT 0.5).SetSeed", "pin setseed"),
+        ("SELECT ('x').U&\"lo_unlink\"", "pin unknown"),
+        ("INSERT INTO t SELECT (1).pg_advisory_lock", "pin advisory_lock"),
+        ("EXPLAIN SELECT ('x').pg_stat_file", ""),
+    ] {
+        let class = class(sql);
+        assert_eq!(
+            (class.access, effects(&class).as_str()),
+            (Access::Write, effect),
+            "{sql}"
+        );
+    }
+    for sql in [
+        "SELECT (a).b, (ROW(1)).f1, $1.f, (x)[1].y FROM t",
+        "SELECT ('abc'::text).length",
+        "SELECT t.nextval FROM t",
+    ] {
+        assert_eq!(class(sql).access, Access::Read, "{sql}");
+    }
+}
+
+/// Almost any word in front of a string names a type, and a type's name may have modifiers.
+#[test]
+fn types_of_literals_are_told_from_keywords_and_calls() {
+    for sql in [
+        "SELECT lower('x') 'y'",
+        "SELECT pg_catalog.lower('x') 'y'",
+        "SELECT ilike 'x'",
+        "SELECT 1 WHERE NOT like 'x'",
+        "SELECT value '1' FROM t",
+        "SELECT a FROM t ORDER BY value '1'",
+        "SELECT a, zone 'x' FROM t",
+        "SELECT uescape '!'",
+        "SELECT (document '1')",
+        "SELECT varying 'x'",
+        "SELECT coalesce(a, version '1.0') FROM t",
+        "SELECT '1'::\"int\"",
+        "SELECT \"integer\" '1'",
+        "SELECT cast('1' AS \"real\")",
+        "SELECT * FROM xmltable('/a' PASSING '<a/>' COLUMNS a \"TEXT\")",
+    ] {
+        assert_eq!(class(sql).access, Access::Write, "{sql}");
+    }
+    for sql in [
+        "SELECT a FROM t WHERE b LIKE 'x' ESCAPE '!' AND NOT c ILIKE 'y' OR t.d NOT LIKE 'z'",
+        "SELECT a AT TIME ZONE 'utc', timestamp(3) with time zone '2000-01-01', interval '1' day FROM t",
+        "SELECT character varying(3) 'x', bit varying (3) '101', bit(3) '101', numeric(3, 1) '1', \"char\" 'x'",
+        "SELECT xmlroot('<a/>', version '1.0'), xmlparse(content '<a/>'), xmlparse(document '<a/>')",
+        "SELECT xmlexists('/a' PASSING BY VALUE '<a/>'), substring('a' SIMILAR 'b' ESCAPE '#')",
+        "SELECT a FROM t WHERE b OPERATOR(pg_catalog.~) '^x$' ORDER BY a",
+        "SELECT * FROM xmltable('/a' PASSING '<a/>' COLUMNS a text PATH 'b', c FOR ORDINALITY)",
+        "SELECT a NOTNULL, b ISNULL FROM t",
+    ] {
+        assert_eq!(class(sql).access, Access::Read, "{sql}");
     }
 }
 

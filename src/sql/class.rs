@@ -220,6 +220,16 @@ impl Reason {
         )
     }
 
+    /// Whether it holds for a statement that is planned and not executed: planning may call what is not volatile.
+    pub(crate) fn holds_when_planned(&self) -> bool {
+        match self {
+            // VOLATILE, as most that write are; but not all of them.
+            Reason::Function { name } => !matches!(name.as_str(), "nextval" | "setval"),
+            Reason::NodeLocal { .. } | Reason::ServerAction { .. } | Reason::EmbeddedSql { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether a name in it isn't known at all.
     pub fn is_about_unknown_name(&self) -> bool {
         matches!(

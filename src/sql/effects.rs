@@ -133,7 +133,7 @@ pub enum PinReason {
     Load,
     /// A snapshot exported, or a backup under way: both end with the connection.
     ServerResource,
-    /// A command that this version doesn't know.
+    /// A command that this version doesn't know, or a function whose name is written in escapes.
     Unknown,
 }
 

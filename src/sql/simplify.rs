@@ -37,6 +37,8 @@ enum Paren {
     XmlRoot,
     XmlExists,
     XmlTable,
+    /// `= ANY (VALUES …)`: the parser wants one more.
+    Values,
 }
 
 struct Simplifier<'a> {
@@ -154,9 +156,11 @@ impl Simplifier<'_> {
             b')' => {
                 self.out.push(Token::RParen);
                 self.skip(1);
-                // JOIN … USING (a) AS x
-                if self.open.pop() == Some(Paren::Using) && self.is(0, "as") {
-                    self.skip(2);
+                match self.open.pop() {
+                    // JOIN … USING (a) AS x
+                    Some(Paren::Using) if self.is(0, "as") => self.skip(2),
+                    Some(Paren::Values) => self.out.push(Token::RParen),
+                    _ => {}
                 }
                 return Some(());
             }
@@ -192,9 +196,13 @@ impl Simplifier<'_> {
             "xmlroot" => Paren::XmlRoot,
             "xmlexists" => Paren::XmlExists,
             "xmltable" => Paren::XmlTable,
+            "any" | "all" | "some" if self.is(1, "values") => Paren::Values,
             _ => Paren::Plain,
         };
         self.out.push(Token::LParen);
+        if paren == Paren::Values {
+            self.out.push(Token::LParen);
+        }
         self.open.push(paren);
         self.skip(1);
         let named = matches!(before.as_ref(), "xmlelement" | "xmlpi")

@@ -156,6 +156,34 @@ impl<'a> Statement<'a> {
         self.len()
     }
 
+    /// The parenthesis that token `index` stands in; `None` if it stands in none.
+    pub(crate) fn enclosing_parenthesis(&self, index: usize) -> Option<usize> {
+        let mut depth = 0usize;
+        for at in (0..index).rev() {
+            if self.is_punct(at, b')') {
+                depth += 1;
+            } else if self.is_punct(at, b'(') {
+                match depth.checked_sub(1) {
+                    Some(left) => depth = left,
+                    None => return Some(at),
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether the name at `index` is a field of a value, as in `(x).f`, `$1.f` and `a[1].f.g`, rather than of what has a name.
+    pub(crate) fn is_of_value(&self, index: usize) -> bool {
+        let mut at = index;
+        while at >= 2 && self.is_punct(at - 1, b'.') {
+            at -= 2;
+            if !self.is_name(at) {
+                return matches!(self.kind(at), Some(Kind::Param | Kind::Punct(b')' | b']')));
+            }
+        }
+        false
+    }
+
     /// The parenthesis that the one at `close` closes; `None` if that is no closing one.
     pub(crate) fn parenthesis_before(&self, close: usize) -> Option<usize> {
         if !self.is_punct(close, b')') {
@@ -176,7 +204,7 @@ impl<'a> Statement<'a> {
     }
 }
 
-/// Folds an identifier: letters of unquoted ones to lower case, quotes off from quoted ones.
+/// Folds an identifier: letters of unquoted ones to lower case, quotes off from quoted ones. Escapes of `U&""` are those without UESCAPE.
 pub(crate) fn identifier(kind: Kind, bytes: &[u8]) -> Cow<'_, str> {
     match kind {
         Kind::Quoted | Kind::UnicodeQuoted => {
@@ -186,8 +214,13 @@ pub(crate) fn identifier(kind: Kind, bytes: &[u8]) -> Cow<'_, str> {
                 .and_then(|rest| rest.strip_suffix(b"\""))
                 .unwrap_or(bytes);
             let inner = String::from_utf8_lossy(inner);
-            if inner.contains("\"\"") {
+            let inner = if inner.contains("\"\"") {
                 Cow::Owned(inner.replace("\"\"", "\""))
+            } else {
+                inner
+            };
+            if kind == Kind::UnicodeQuoted && inner.contains('\\') {
+                Cow::Owned(unescaped(&inner))
             } else {
                 inner
             }
@@ -197,6 +230,27 @@ pub(crate) fn identifier(kind: Kind, bytes: &[u8]) -> Cow<'_, str> {
         }
         _ => String::from_utf8_lossy(bytes),
     }
+}
+
+/// `\XXXX`, `\+XXXXXX` and `\\` for what they stand for; what is no escape stays.
+fn unescaped(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once('\\') {
+        out.push_str(before);
+        let digits = if behind.starts_with('+') { 1..7 } else { 0..4 };
+        let end = digits.end;
+        let code = behind
+            .get(digits)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let (letter, length) = match code.and_then(char::from_u32) {
+            Some(letter) => (letter, end),
+            None => ('\\', usize::from(behind.starts_with('\\'))),
+        };
+        out.push(letter);
+        rest = behind.get(length..).unwrap_or_default();
+    }
+    out + rest
 }
 
 /// Splits a text into its statements, one at a time, so that a long text never holds more than one statement's tokens.
@@ -239,11 +293,16 @@ impl<'a> Iterator for Statements<'a> {
         let mut depth = 0usize;
         let mut body = FunctionBody::default();
         let mut last: [Option<Token>; 3] = [None; 3];
+        let mut field = Field::None;
         loop {
             let Some(token) = self.lexer.next() else {
                 self.ended = true;
                 break;
             };
+            field = field.next(token.kind);
+            if field == Field::Named {
+                note_function(&mut statement, token);
+            }
             match token.kind {
                 Kind::Hint(Hint::Consistency(level)) => {
                     self.consistency = self.consistency.or(Some(level));
@@ -270,7 +329,10 @@ impl<'a> Iterator for Statements<'a> {
                 }
                 Kind::Unterminated => statement.unterminated = true,
                 Kind::BackslashString => statement.backslash_string = true,
-                Kind::Word => body.word(token.bytes(self.text), statement.tokens.is_empty()),
+                Kind::Word => {
+                    let before = last[2].map_or(&b""[..], |token| token.bytes(self.text));
+                    body.word(token.bytes(self.text), before);
+                }
                 _ => {}
             }
             if statement.tokens.len() < MAX_TOKENS {
@@ -287,25 +349,38 @@ impl<'a> Iterator for Statements<'a> {
 /// Notes the call of a built-in function with an effect on the session, or about server processes. `last` are the three tokens before a parenthesis.
 fn note_call(statement: &mut Statement<'_>, last: [Option<Token>; 3]) {
     let [schema, dot, Some(name)] = last else { return };
-    if !matches!(name.kind, Kind::Word | Kind::Quoted) {
-        return;
-    }
     let text = statement.text;
     if dot.is_some_and(|token| token.kind == Kind::Punct(b'.'))
-        && schema.is_none_or(|token| identifier(token.kind, token.bytes(text)) != "pg_catalog")
+        && schema.is_none_or(|token| {
+            token.kind != Kind::UnicodeQuoted && identifier(token.kind, token.bytes(text)) != "pg_catalog"
+        })
     {
         return;
     }
-    let name = identifier(name.kind, name.bytes(text));
-    statement.signals |= signals::signals(&name);
-    statement.tells_process |= name == "pg_backend_pid";
-    let route = BuiltIn.function(
-        Name {
-            schema: None,
-            name: &name,
-        },
-        None,
-    );
+    note_function(statement, name);
+}
+
+/// Notes a built-in function with an effect on the session, by its name. A name in escapes, and TREAT(x AS f), may be any.
+fn note_function(statement: &mut Statement<'_>, name: Token) {
+    let bytes = name.bytes(statement.text);
+    let route = match name.kind {
+        Kind::UnicodeQuoted => FunctionRoute::Unknown,
+        Kind::Word if bytes.eq_ignore_ascii_case(b"treat") => FunctionRoute::Unknown,
+        Kind::Word | Kind::Quoted => {
+            let name = identifier(name.kind, bytes);
+            statement.signals |= signals::signals(&name);
+            statement.tells_process |= name == "pg_backend_pid";
+            let called = Name {
+                schema: None,
+                name: &name,
+            };
+            match BuiltIn.function(called, None) {
+                FunctionRoute::Unknown => return,
+                route => route,
+            }
+        }
+        _ => return,
+    };
     let effective = matches!(
         route,
         FunctionRoute::MovesSequence
@@ -314,41 +389,102 @@ fn note_call(statement: &mut Statement<'_>, last: [Option<Token>; 3]) {
             | FunctionRoute::SetConfig
             | FunctionRoute::SetSeed
             | FunctionRoute::Pinning
+            | FunctionRoute::Unknown
     );
     if effective && !statement.calls.contains(&route) {
         statement.calls.push(route);
     }
 }
 
+/// Follows `(x).f`, `$1.f` and `a[1].f.g`, which call f if the value has no such field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    None,
+    /// Behind a value.
+    Value,
+    /// Behind the dot that follows it.
+    Dot,
+    /// At the field's name, which is a value again.
+    Named,
+}
+
+impl Field {
+    /// The state behind a token.
+    fn next(self, kind: Kind) -> Field {
+        match (self, kind) {
+            (state, Kind::Hint(_)) => state,
+            (_, Kind::Param | Kind::Punct(b')' | b']')) => Field::Value,
+            (Field::Value | Field::Named, Kind::Punct(b'.')) => Field::Dot,
+            (Field::Dot, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted) => Field::Named,
+            _ => Field::None,
+        }
+    }
+}
+
 /// Follows `CREATE FUNCTION … BEGIN ATOMIC …; END`, whose semicolons belong to the statement.
 #[derive(Debug, Default)]
 struct FunctionBody {
-    in_create: bool,
+    head: Head,
     after_begin: bool,
-    depth: usize,
+    /// What END closes, the innermost last.
+    open: Vec<Block>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// BEGIN ATOMIC
+    Body,
+    Case,
+}
+
+/// How far CREATE [OR REPLACE] { FUNCTION | PROCEDURE } has been read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    #[default]
+    Nothing,
+    Create,
+    Function,
+    /// Something else.
+    Other,
+}
+
+impl Head {
+    fn next(self, word: &[u8]) -> Head {
+        let is = |words: &[&[u8]]| words.iter().any(|one| word.eq_ignore_ascii_case(one));
+        match self {
+            Head::Nothing if is(&[b"create"]) => Head::Create,
+            Head::Create if is(&[b"or", b"replace"]) => Head::Create,
+            Head::Create if is(&[b"function", b"procedure"]) => Head::Function,
+            Head::Function => Head::Function,
+            Head::Nothing | Head::Create | Head::Other => Head::Other,
+        }
+    }
 }
 
 impl FunctionBody {
-    fn word(&mut self, word: &[u8], is_first: bool) {
-        if is_first {
-            self.in_create = word.eq_ignore_ascii_case(b"create");
+    /// The next word, and what stands before it.
+    fn word(&mut self, word: &[u8], before: &[u8]) {
+        let is = |expected: &[u8]| word.eq_ignore_ascii_case(expected);
+        let behind = |expected: &[u8]| before.eq_ignore_ascii_case(expected);
+        if behind(b".") || behind(b"as") {
             return;
         }
-        if !self.in_create {
+        self.head = self.head.next(word);
+        if self.head != Head::Function {
             return;
         }
-        if self.after_begin && word.eq_ignore_ascii_case(b"atomic") {
-            self.depth = 1;
-        } else if self.depth > 0 && word.eq_ignore_ascii_case(b"case") {
-            self.depth += 1;
-        } else if self.depth > 0 && word.eq_ignore_ascii_case(b"end") {
-            self.depth -= 1;
+        if self.after_begin && is(b"atomic") {
+            self.open.push(Block::Body);
+        } else if self.is_open() && is(b"case") {
+            self.open.push(Block::Case);
+        } else if is(b"end") && (self.open.last() == Some(&Block::Case) || behind(b";") || behind(b"atomic")) {
+            self.open.pop();
         }
-        self.after_begin = word.eq_ignore_ascii_case(b"begin");
+        self.after_begin = is(b"begin");
     }
 
     fn is_open(&self) -> bool {
-        self.depth > 0
+        !self.open.is_empty()
     }
 }
 
@@ -380,6 +516,25 @@ mod tests {
                 ],
             ),
             ("begin; select 1; end", &["begin", "select 1", "end"]),
+            // `begin atomic` is a column with a label here.
+            (
+                "create view v as select begin atomic from t; listen x",
+                &["create view v as select begin atomic from t", "listen x"],
+            ),
+            (
+                "create or replace procedure p() begin atomic select 1 as case, t.end from t; select 1 end; end; listen x",
+                &[
+                    "create or replace procedure p() begin atomic select 1 as case, t.end from t; select 1 end; end",
+                    "listen x",
+                ],
+            ),
+            (
+                "create function f() begin atomic create function g() begin atomic end; end; listen x",
+                &[
+                    "create function f() begin atomic create function g() begin atomic end; end",
+                    "listen x",
+                ],
+            ),
         ];
         for (text, statements) in table {
             assert_eq!(&split(text), statements, "{text}");
@@ -390,6 +545,10 @@ mod tests {
     fn identifiers_are_folded() {
         assert_eq!(identifier(Kind::Word, b"NextVal"), "nextval");
         assert_eq!(identifier(Kind::Quoted, b"\"a\"\"B\""), "a\"B");
+        assert_eq!(
+            identifier(Kind::UnicodeQuoted, b"U&\"d\\0061t\\+000061\\\\\\x\""),
+            "data\\\\x"
+        );
     }
 
     #[test]

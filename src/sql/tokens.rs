@@ -5,7 +5,7 @@
 
 use super::class::Reason;
 use super::lexer::Kind;
-use super::names::{Catalog, FunctionRoute, Name, SEQUENCE_COLUMNS};
+use super::names::{BuiltIn, Catalog, FunctionRoute, Name, SEQUENCE_COLUMNS, is_only_in_grammar};
 use super::rules::is_temporary_schema;
 use super::statement::Statement;
 use super::{SqlContext, embedded};
@@ -17,10 +17,14 @@ pub(crate) struct Findings {
     pub(crate) hard: Option<Reason>,
     /// The first reason that a `standby` hint overrules.
     pub(crate) soft: Option<Reason>,
+    /// The first reason that counts where the statement is only planned: a function or a relation that is known, and no read.
+    pub(crate) planned: Option<Reason>,
     /// Uses the clock.
     pub(crate) now_sensitive: bool,
     /// Some reason, whether or not it is the strongest, is code of which nothing is known.
     pub(crate) unknown_code: bool,
+    /// Some reason is that it creates a table.
+    pub(crate) creates_table: bool,
     /// Some reason is code that may draw from sequences, even if it does nothing else to the session.
     pub(crate) may_draw: bool,
     /// Settings that functions may leave changed.
@@ -35,7 +39,11 @@ impl Findings {
     /// Notes a reason against the statement.
     pub(crate) fn add(&mut self, reason: Reason) {
         self.unknown_code |= reason.runs_unknown_code();
+        self.creates_table |= reason == Reason::SelectInto;
         self.may_draw |= matches!(reason, Reason::VolatileFunction { .. });
+        if self.planned.is_none() && reason.holds_when_planned() {
+            self.planned = Some(reason.clone());
+        }
         let place = if reason.yields_to_hint() {
             &mut self.soft
         } else {
@@ -131,12 +139,8 @@ impl<'a> Scan<'a> {
             | Kind::Other
             | Kind::Hint(_)
             | Kind::Punct(b';') => self.findings.add(Reason::Unparsed),
-            Kind::String if super::names::literal_is_node_local(self.statement.bytes(index)) => {
-                self.findings.add(Reason::NodeLocal {
-                    name: "a named source".to_owned(),
-                });
-            }
-            Kind::String | Kind::Number | Kind::Param | Kind::Punct(_) | Kind::ColonEquals => {}
+            Kind::String => self.string(index),
+            Kind::Number | Kind::Param | Kind::Punct(_) | Kind::ColonEquals => {}
         }
     }
 
@@ -146,6 +150,30 @@ impl<'a> Scan<'a> {
 
     fn behind_word(&self, index: usize, word: &str) -> bool {
         index > 0 && self.statement.is_word(index - 1, word)
+    }
+
+    fn string(&mut self, index: usize) {
+        if super::names::literal_is_node_local(self.statement.bytes(index)) {
+            self.findings.add(Reason::NodeLocal {
+                name: "a named source".to_owned(),
+            });
+        }
+        if index > 0 && self.statement.is_punct(index - 1, b')') {
+            self.behind_modifiers(index - 1);
+        }
+    }
+
+    /// `name (…) 'literal'`: a type with modifiers, whatever function has its name.
+    fn behind_modifiers(&mut self, close: usize) {
+        let open = self.statement.parenthesis_before(close);
+        let Some(name) = open.and_then(|open| open.checked_sub(1)) else {
+            return self.findings.add(Reason::Unparsed);
+        };
+        // `x OPERATOR(pg_catalog.~) 'a'`, `character varying(3) 'a'`
+        if !self.statement.is_any_word(name, &["operator", "varying"]) {
+            let called = self.statement.identifier(name);
+            self.before_string(name, &called);
+        }
     }
 
     fn behind_string(&self, index: usize) -> bool {
@@ -190,6 +218,9 @@ impl<'a> Scan<'a> {
             self.before_parenthesis(index, &name);
             return;
         }
+        if self.behind_dot(index) {
+            self.field(index, &name);
+        }
         let schema = self.behind_dot(index).then(|| self.schema_before(index));
         let relation = Name {
             // More parts than two may have a schema anywhere.
@@ -226,6 +257,30 @@ impl<'a> Scan<'a> {
             .any(|word| self.behind_word(first, word))
     }
 
+    /// A field of a value, or, if the value has none of that name, a function called with it: `('s'::regclass).nextval`, `(1).f`. In `t.f`
+    /// it would be called with a row of t, as only a database's own functions are.
+    fn field(&mut self, index: usize, name: &str) {
+        let Some(reason) = field_reason(name, self.context, self.catalog) else {
+            return;
+        };
+        let may_call = match &reason {
+            Reason::VolatileFunction { signature, .. } if !self.statement.is_of_value(index) => {
+                takes_row(signature) && !self.is_relation(index)
+            }
+            _ => self.statement.is_of_value(index),
+        };
+        if !may_call {
+            return;
+        }
+        if matches!(reason, Reason::VolatileFunction { .. }) {
+            let called = Name { schema: None, name };
+            self.findings
+                .settings
+                .extend(self.catalog.settings_left(called, Some(1)));
+        }
+        self.findings.add(reason);
+    }
+
     fn before_parenthesis(&mut self, index: usize, name: &str) {
         let unquoted = self.statement.kind(index) == Some(Kind::Word);
         let qualified = self.behind_dot(index);
@@ -240,7 +295,9 @@ impl<'a> Scan<'a> {
                 return;
             }
             let precision = name == "second" && (self.behind_word(index, "to") || self.behind_string(index));
-            let control = self.language == Language::PlPgSql && PLPGSQL_BEFORE_PARENTHESIS.contains(&name);
+            // `f(x) AS g(y)`, without AS.
+            let alias = index > 0 && self.statement.is_punct(index - 1, b')');
+            let control = self.language == Language::PlPgSql && (alias || PLPGSQL_BEFORE_PARENTHESIS.contains(&name));
             if precision || takes_parenthesis(name) || control {
                 return;
             }
@@ -296,13 +353,42 @@ impl<'a> Scan<'a> {
         let unquoted = self.statement.kind(index) == Some(Kind::Word);
         let control = self.language == Language::PlPgSql
             && (PLPGSQL_BEFORE_STRING.contains(&name) || self.behind_word(index, "raise"));
-        let known = schema.is_none() && unquoted && (control || WORDS_BEFORE_STRING.contains(&name));
+        let known = schema.is_none()
+            && unquoted
+            && (control || WORDS_BEFORE_STRING.contains(&name) || self.is_keyword_before_string(index, name));
         let called = Name {
             schema: schema.as_deref(),
             name,
         };
-        if !known && !type_is_known(called, self.context, self.catalog) {
+        let misspelt = !unquoted && is_only_in_grammar(name);
+        if !known && (misspelt || !type_is_known(called, self.context, self.catalog)) {
             self.findings.add(Reason::UnknownType { name: name.to_owned() });
+        }
+    }
+
+    /// Whether a word that could name a type is a keyword where it stands in front of a string.
+    fn is_keyword_before_string(&self, index: usize, name: &str) -> bool {
+        let Some(before) = index.checked_sub(1) else {
+            return false;
+        };
+        let behind = |words: &[&str]| self.statement.is_any_word(before, words);
+        let inside = |calls: &[&str]| {
+            let open = self.statement.enclosing_parenthesis(index);
+            open.is_some_and(|open| open > 0 && self.statement.is_any_word(open - 1, calls))
+        };
+        match name {
+            "by" => behind(&["order", "group", "partition"]),
+            "ref" | "value" => behind(&["by"]) && before > 0 && self.behind_word(before, "passing"),
+            "varying" => behind(&["character", "char", "bit", "nchar"]),
+            "zone" => behind(&["time"]),
+            "content" | "document" => self.statement.is_punct(before, b'(') && inside(&["xmlparse", "xmlserialize"]),
+            "version" => self.statement.is_punct(before, b',') && inside(&["xmlroot"]),
+            "passing" => inside(&["xmlexists", "xmltable"]),
+            "path" => inside(&["xmltable"]),
+            "uescape" => self.statement.kind(before) == Some(Kind::String),
+            "like" | "ilike" if behind(&["not"]) => behind_operand(self.statement, before),
+            "like" | "ilike" | "similar" | "escape" => behind_operand(self.statement, index),
+            _ => false,
         }
     }
 
@@ -389,6 +475,21 @@ pub(crate) fn is_structured(literal: &[u8]) -> bool {
     }
 }
 
+/// Whether the token before this one may end an expression, so that none begins here.
+fn behind_operand(statement: &Statement<'_>, index: usize) -> bool {
+    let Some(before) = index.checked_sub(1) else {
+        return false;
+    };
+    match statement.kind(before) {
+        Some(Kind::String | Kind::Number | Kind::Param | Kind::Quoted | Kind::Punct(b')' | b']')) => true,
+        Some(Kind::Word) => {
+            let word = statement.identifier(before);
+            before > 0 && statement.is_punct(before - 1, b'.') || !EXPRESSION_FOLLOWS.contains(&word.as_ref())
+        }
+        _ => false,
+    }
+}
+
 /// Why a call of this function is no read.
 pub(crate) fn function_reason(
     name: Name<'_>,
@@ -420,6 +521,23 @@ pub(crate) fn function_reason(
         | FunctionRoute::SetSeed
         | FunctionRoute::Pinning => Reason::SessionFunction { name: owned() },
     })
+}
+
+/// Why reading a field of this name from a value is no read: there may be a function instead. What isn't known is taken for a field.
+pub(crate) fn field_reason(name: &str, context: &SqlContext, catalog: &dyn Catalog) -> Option<Reason> {
+    let reason = function_reason(Name { schema: None, name }, Some(1), context, catalog)?;
+    (!matches!(reason, Reason::UnknownFunction { .. })).then_some(reason)
+}
+
+/// Whether the first argument of a signature may be a relation's row: it is of no built-in type.
+fn takes_row(signature: &str) -> bool {
+    let arguments = signature.split_once('(').map_or("", |(_, arguments)| arguments);
+    let first = arguments.split([',', ')']).next().unwrap_or_default().trim();
+    let built_in = Name {
+        schema: None,
+        name: first.trim_end_matches("[]"),
+    };
+    first == "record" || !BuiltIn.type_is_safe(built_in)
 }
 
 /// Whether a type is known to be safe. pg_catalog's types hide behind another schema's as its functions do.
@@ -459,6 +577,10 @@ pub(crate) fn type_name(statement: &Statement<'_>, index: usize) -> Option<TypeN
         }
     } else if statement.kind(index) == Some(Kind::Word) {
         further_words(statement, &mut found);
+    }
+    if found.schema.is_none() && statement.kind(index) == Some(Kind::Quoted) && is_only_in_grammar(&found.name) {
+        // No type of pg_catalog's.
+        found.name = format!("\"{}\"", found.name);
     }
     modifiers(statement, &mut found);
     if found.schema.is_none() && matches!(found.name.as_str(), "time" | "timestamp") {
@@ -620,7 +742,6 @@ const WORDS_BEFORE_PARENTHESIS: &[&str] = &[
     "intersect",
     "interval",
     "is",
-    "isnull",
     "join",
     "lateral",
     "leading",
@@ -637,7 +758,6 @@ const WORDS_BEFORE_PARENTHESIS: &[&str] = &[
     "next",
     "normalize",
     "not",
-    "notnull",
     "nullif",
     "numeric",
     "offset",
@@ -695,7 +815,7 @@ const WORDS_BEFORE_PARENTHESIS: &[&str] = &[
     "zone",
 ];
 
-/// Unquoted words that may stand in front of a string without being a type.
+/// Unquoted words that may stand in front of a string and can't be types. Others are keywords in some places only.
 const WORDS_BEFORE_STRING: &[&str] = &[
     "all",
     "and",
@@ -703,54 +823,90 @@ const WORDS_BEFORE_STRING: &[&str] = &[
     "asymmetric",
     "between",
     "both",
-    "by",
     "case",
     "collate",
-    "content",
     "default",
-    "delimiter",
     "distinct",
-    "document",
     "else",
-    "escape",
     "except",
     "for",
     "from",
     "group",
     "having",
-    "ilike",
     "in",
-    "is",
     "leading",
-    "like",
     "limit",
     "not",
     "offset",
     "on",
     "or",
     "order",
-    "passing",
-    "path",
     "placing",
     "precision",
-    "ref",
     "returning",
     "select",
-    "similar",
     "symmetric",
     "then",
     "to",
     "trailing",
-    "uescape",
-    "value",
     "values",
     "variadic",
-    "varying",
-    "version",
     "when",
     "where",
     "with",
-    "zone",
+];
+
+/// Unquoted words behind which an expression begins.
+const EXPRESSION_FOLLOWS: &[&str] = &[
+    "all",
+    "and",
+    "any",
+    "array",
+    "asymmetric",
+    "between",
+    "both",
+    "by",
+    "case",
+    "collate",
+    "default",
+    "distinct",
+    "else",
+    "escape",
+    "first",
+    "for",
+    "from",
+    "groups",
+    "having",
+    "ilike",
+    "in",
+    "interval",
+    "is",
+    "leading",
+    "like",
+    "limit",
+    "next",
+    "not",
+    "offset",
+    "on",
+    "or",
+    "overlaps",
+    "passing",
+    "placing",
+    "range",
+    "returning",
+    "rows",
+    "select",
+    "similar",
+    "some",
+    "symmetric",
+    "then",
+    "to",
+    "trailing",
+    "using",
+    "values",
+    "variadic",
+    "when",
+    "where",
 ];
 
 /// Words of PL/pgSQL that may stand in front of a parenthesis that is no call's.

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    DataType, Expr, Function, FunctionArguments, Ident, ObjectName, Query, Select, SetExpr, Statement, TableAlias,
-    TableFactor, Visit, Visitor, XmlTableColumnOption,
+    AccessExpr, DataType, Expr, Function, FunctionArguments, Ident, ObjectName, Query, Select, SetExpr, Statement,
+    TableAlias, TableFactor, Visit, Visitor, XmlTableColumnOption,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
@@ -12,8 +12,8 @@ use sqlparser::tokenizer::Token;
 
 use super::SqlContext;
 use super::class::Reason;
-use super::names::{Catalog, Name};
-use super::tokens::{Findings, function_reason, type_is_known};
+use super::names::{Catalog, Name, is_only_in_grammar};
+use super::tokens::{Findings, field_reason, function_reason, type_is_known};
 
 /// What the tree says.
 #[derive(Debug)]
@@ -132,6 +132,17 @@ impl Walk<'_> {
         self.call(&function.name, arguments);
     }
 
+    /// What may be functions, called as if they were fields.
+    fn fields(&mut self, chain: &[AccessExpr]) {
+        for access in chain {
+            if let AccessExpr::Dot(Expr::Identifier(field)) = access
+                && let Some(reason) = field_reason(&folded(field), self.context, self.catalog)
+            {
+                self.findings.add(reason);
+            }
+        }
+    }
+
     fn data_type(&mut self, data_type: &DataType) {
         let written = data_type.to_string();
         if !self.type_is_known(&written) {
@@ -141,7 +152,7 @@ impl Walk<'_> {
 
     /// A type as sqlparser writes it: `TIMESTAMP(3) WITH TIME ZONE`, `pg_catalog.int4[]`, `"char"`.
     fn type_is_known(&self, written: &str) -> bool {
-        let mut name = written.to_ascii_lowercase();
+        let mut name = written.to_owned();
         while let (Some(open), Some(close)) = (name.find('('), name.find(')')) {
             if close < open {
                 return false;
@@ -150,17 +161,14 @@ impl Walk<'_> {
         }
         let name = name.split('[').next().unwrap_or_default().trim();
         let (schema, name) = match name.split_once('.') {
-            Some((schema, name)) => (Some(schema.trim_matches('"')), name),
+            Some((schema, name)) => (Some(unquoted(schema)), name),
             None => (None, name),
         };
-        type_is_known(
-            Name {
-                schema,
-                name: name.trim_matches('"'),
-            },
-            self.context,
-            self.catalog,
-        )
+        let known = Name {
+            schema: schema.as_deref(),
+            name: &unquoted(name),
+        };
+        !(name.starts_with('"') && is_only_in_grammar(known.name)) && type_is_known(known, self.context, self.catalog)
     }
 
     fn alias(&mut self, alias: Option<&TableAlias>) {
@@ -173,6 +181,14 @@ impl Walk<'_> {
                 self.data_type(data_type);
             }
         }
+    }
+}
+
+/// One part of a type's name, folded unless it is quoted.
+fn unquoted(part: &str) -> String {
+    match part.strip_prefix('"') {
+        Some(quoted) => quoted.trim_end_matches('"').to_owned(),
+        None => part.to_ascii_lowercase(),
     }
 }
 
@@ -301,6 +317,7 @@ impl Visitor for Walk<'_> {
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
         match expr {
             Expr::Function(function) => self.function(function),
+            Expr::CompoundFieldAccess { access_chain, .. } => self.fields(access_chain),
             Expr::Cast { data_type, .. } => self.data_type(data_type),
             Expr::TypedString(typed) => self.data_type(&typed.data_type),
             Expr::Convert { .. } => self.findings.add(Reason::Unparsed),

@@ -49,6 +49,8 @@ fn names() -> Learned {
             function("overloaded", "integer, text", Volatile, "c", None),
             function("lower", "mytype", Volatile, "c", None),
             function("allowed", "", Volatile, "c", None),
+            function("of_row", "orders", Volatile, "c", None),
+            function("of_number", "integer", Volatile, "c", None),
             FunctionRow {
                 schema: "other".into(),
                 ..function("elsewhere", "", Stable, "c", None)
@@ -280,6 +282,22 @@ fn what_may_do_more_says_why() {
         &names,
     );
     assert!(!class.standby_by_hint);
+}
+
+#[test]
+fn a_function_may_be_called_like_a_field() {
+    let names = names();
+    for (sql, access) in [
+        ("select o.of_row from orders o", Access::Write),
+        ("select (o).of_row from orders o", Access::Write),
+        ("select (a).of_number from t", Access::Write),
+        // A column, since no function of that name takes a row.
+        ("select t.of_number from t", Access::Read),
+        ("select a from public.of_row", Access::Read),
+    ] {
+        let class = classify_with(sql.as_bytes(), &SqlContext::default(), &names);
+        assert_eq!(class.access, access, "{sql}: {}", class.reason);
+    }
 }
 
 #[test]

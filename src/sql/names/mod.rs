@@ -212,6 +212,25 @@ fn is_built_in_type(name: &str) -> bool {
     TYPES.contains(&name) || (name.starts_with('_') && TYPES.contains(&&name[1..]))
 }
 
+/// Whether a name of [`TYPES`] is the grammar's alone, so that in quotes it is somebody's own type.
+pub(crate) fn is_only_in_grammar(name: &str) -> bool {
+    name.contains(' ')
+        || [
+            "bigint",
+            "boolean",
+            "character",
+            "dec",
+            "decimal",
+            "float",
+            "int",
+            "integer",
+            "nchar",
+            "real",
+            "smallint",
+        ]
+        .contains(&name)
+}
+
 /// Whether a string literal spells the name of something that describes the node, as in `'pg_locks'::regclass` or
 /// `has_function_privilege(…, 'pg_ls_waldir()', …)`.
 pub(crate) fn literal_is_node_local(literal: &[u8]) -> bool {

@@ -27,8 +27,10 @@ pub(super) fn ddl(statement: &Statement<'_>, verb: &'static str) -> Verdict {
     }
     if runs_a_query(statement) {
         verdict = verdict.with_calls(statement);
-        // `nextval` in the default of a column isn't called yet.
-        verdict.effects.retain(|effect| *effect != Effect::NextVal);
+        if !has_query(statement) {
+            // `nextval` in the default of a column isn't called yet.
+            verdict.effects.retain(|effect| *effect != Effect::NextVal);
+        }
     }
     if is_temporary(statement) {
         verdict.with_pin(PinReason::TemporaryTable)
@@ -124,4 +126,14 @@ fn is_temporary(statement: &Statement<'_>) -> bool {
 /// CREATE TABLE AS, CREATE MATERIALIZED VIEW.
 fn runs_a_query(statement: &Statement<'_>) -> bool {
     (1..statement.len().min(6)).any(|index| statement.is_any_word(index, &["table", "materialized"]))
+}
+
+/// Whether AS follows, outside of parentheses.
+fn has_query(statement: &Statement<'_>) -> bool {
+    let mut depth = 0usize;
+    (1..statement.len()).any(|index| {
+        depth += usize::from(statement.is_punct(index, b'('));
+        depth = depth.saturating_sub(usize::from(statement.is_punct(index, b')')));
+        depth == 0 && statement.is_word(index, "as")
+    })
 }

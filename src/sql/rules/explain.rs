@@ -1,6 +1,6 @@
 //! EXPLAIN: without ANALYZE nothing runs; with it the inner statement does, and the answer tells how that went on this node.
 
-use super::{Command, Verdict, head, judge, names_temporary_schema};
+use super::{Command, Verdict, head, judge, names_temporary_schema, session_state};
 use crate::sql::SqlContext;
 use crate::sql::class::{Access, Reason};
 use crate::sql::effects::{Effect, PinReason};
@@ -30,12 +30,15 @@ pub(super) fn explain(statement: &Statement<'_>, context: &SqlContext, catalog: 
         return Verdict::write(Reason::TemporarySchema).with_pin(PinReason::TemporaryTable);
     }
     match head(&inner).1 {
+        // Its arguments are worked out.
+        _ if session_state::execute(statement).is_some() => {
+            Verdict::write(Reason::SessionState("EXPLAIN EXECUTE")).with_calls(statement)
+        }
         Command::Query
         | Command::Dml(_)
         | Command::Declare
         | Command::Ddl("CREATE")
         | Command::Utility("REFRESH MATERIALIZED VIEW") => planned(&inner, context, catalog),
-        Command::Session => Verdict::write(Reason::SessionState("EXPLAIN EXECUTE")),
         _ => Verdict::write(Reason::Unparsed),
     }
 }
@@ -94,24 +97,19 @@ fn joins(statement: &Statement<'_>) -> bool {
     false
 }
 
-/// Planning may call what is not volatile, so that functions known to be unsafe keep even a plan on the primary. Those that write are
-/// volatile.
+/// Planning may call what is not volatile, so that functions known to be unsafe keep even a plan on the primary, and so do names in escapes.
 fn planned(inner: &Statement<'_>, context: &SqlContext, catalog: &dyn Catalog) -> Verdict {
-    let findings = tokens::scan(inner, context, catalog).without_tree();
-    let of_function = |reason: &Reason| {
-        matches!(
-            reason,
-            Reason::NodeLocal { .. } | Reason::ServerAction { .. } | Reason::EmbeddedSql { .. }
-        )
-    };
-    match findings.hard.filter(of_function).or(findings.soft.filter(of_function)) {
+    if (0..inner.len()).any(|index| inner.kind(index) == Some(Kind::UnicodeQuoted)) {
+        return Verdict::write(Reason::Unparsed);
+    }
+    match tokens::scan(inner, context, catalog).without_tree().planned {
         Some(reason) => Verdict::write(reason),
         None => Verdict::read(Reason::ExplainOnly),
     }
 }
 
 /// Where the inner statement begins, and whether it is executed.
-fn options(statement: &Statement<'_>) -> (usize, bool) {
+pub(super) fn options(statement: &Statement<'_>) -> (usize, bool) {
     if statement.is_punct(1, b'(') && !opens_a_query(statement, 2) {
         let end = statement.behind_parenthesis(1);
         return (end, (2..end).any(|index| says_analyze(statement, index)));
@@ -123,7 +121,9 @@ fn options(statement: &Statement<'_>) -> (usize, bool) {
 }
 
 fn opens_a_query(statement: &Statement<'_>, index: usize) -> bool {
-    statement.is_punct(index, b'(') || statement.is_any_word(index, &["select", "with", "values", "table"])
+    // `values` may be an option's name.
+    let values = statement.is_word(index, "values") && statement.is_punct(index + 1, b'(');
+    values || statement.is_punct(index, b'(') || statement.is_any_word(index, &["select", "with", "table"])
 }
 
 /// `ANALYZE`, unless it is told to be off. Where it is said twice the server takes the last; any is enough here. Option names are

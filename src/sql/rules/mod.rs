@@ -106,6 +106,7 @@ fn effect_of_call(route: FunctionRoute) -> Option<Effect> {
         FunctionRoute::AdvisoryUnlock => Some(Effect::MayUnpin(PinReason::AdvisoryLock)),
         FunctionRoute::SetSeed => Some(Effect::Pin(PinReason::SetSeed)),
         FunctionRoute::Pinning => Some(Effect::Pin(PinReason::ServerResource)),
+        FunctionRoute::Unknown => Some(Effect::Pin(PinReason::Unknown)),
         FunctionRoute::SetConfig
         | FunctionRoute::Safe
         | FunctionRoute::Writes
@@ -116,8 +117,7 @@ fn effect_of_call(route: FunctionRoute) -> Option<Effect> {
         | FunctionRoute::SessionSequence
         | FunctionRoute::AdvisoryTransaction
         | FunctionRoute::Volatile
-        | FunctionRoute::VolatileWithoutTraces
-        | FunctionRoute::Unknown => None,
+        | FunctionRoute::VolatileWithoutTraces => None,
     }
 }
 

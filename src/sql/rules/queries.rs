@@ -14,6 +14,7 @@ pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &d
     let mut findings = both_readings(statement, context, catalog);
     let (now_sensitive, unknown_code, may_draw) = (findings.now_sensitive, findings.unknown_code, findings.may_draw);
     let settings = std::mem::take(&mut findings.settings);
+    let creates_table = findings.creates_table;
     let mut verdict = match findings.reason() {
         None => Verdict::read(Reason::PlainRead),
         Some(reason) => Verdict::write(reason),
@@ -28,7 +29,7 @@ pub(super) fn query(statement: &Statement<'_>, context: &SqlContext, catalog: &d
         verdict = verdict.with(Effect::NextVal);
     }
     verdict = verdict.with_settings(settings);
-    if verdict.reason == Reason::SelectInto {
+    if creates_table {
         verdict.ddl = true;
         verdict.changes_names = super::ddl::changes_names(statement, "SELECT INTO");
         if creates_temporary(statement) {

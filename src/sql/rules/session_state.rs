@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Verdict;
+use super::{Verdict, explain};
 use crate::sql::class::Reason;
 use crate::sql::effects::{Effect, PinReason};
 use crate::sql::lexer::PlainStrings;
@@ -77,12 +77,16 @@ pub(crate) fn prepared_names(text: &[u8], plain_strings: PlainStrings) -> Vec<(R
 
 /// Where the name stands in EXECUTE name, EXPLAIN … EXECUTE name, and CREATE TABLE … AS EXECUTE name.
 fn executed(statement: &Statement<'_>) -> Option<usize> {
-    let at = match statement.identifier(0).as_ref() {
-        "execute" => 0,
-        "explain" => (1..statement.len()).find(|&index| statement.is_word(index, "execute"))?,
+    let from = if statement.is_word(0, "explain") {
+        explain::options(statement).0
+    } else {
+        0
+    };
+    let at = match statement.identifier(from).as_ref() {
+        "execute" => from,
         "create" => {
             let after_as = |&index: &usize| statement.is_word(index - 1, "as") && statement.is_word(index, "execute");
-            (1..statement.len()).find(after_as)?
+            (from + 1..statement.len()).find(after_as)?
         }
         _ => return None,
     };

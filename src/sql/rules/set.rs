@@ -4,6 +4,7 @@ use super::Verdict;
 use super::transaction::{Modes, isolation};
 use crate::sql::class::Reason;
 use crate::sql::effects::{Effect, PinReason};
+use crate::sql::lexer::Kind;
 use crate::sql::statement::Statement;
 
 /// A statement that begins with SET or RESET.
@@ -11,6 +12,7 @@ pub(super) fn set_or_reset(statement: &Statement<'_>) -> Verdict {
     if statement.is_word(0, "reset") {
         let verdict = Verdict::write(Reason::SessionState("RESET"));
         return match reset(statement) {
+            Some(_) if statement.kind(1) == Some(Kind::UnicodeQuoted) => verdict.with_pin(PinReason::SessionGuc),
             Some(effect) => verdict.with(effect),
             None => verdict,
         };
@@ -40,7 +42,10 @@ enum Scope {
 fn set(statement: &Statement<'_>) -> Verdict {
     let verdict = Verdict::write(Reason::SessionState("SET"));
     let next_is = |index, word| statement.is_word(index, word);
+    // `SET local TO 1` and `SET session.x = 1` set what has that name.
+    let is_name = assigns(statement, 2) || statement.is_punct(2, b'.');
     let (scope, at) = match () {
+        () if is_name => (Scope::Session, 1),
         () if next_is(1, "local") => (Scope::Local, 2),
         () if next_is(1, "session") && !next_is(2, "authorization") && !next_is(2, "characteristics") => {
             (Scope::Session, 2)
@@ -68,6 +73,10 @@ fn set(statement: &Statement<'_>) -> Verdict {
         "xml" if next_is(at + 1, "option") => Some(to("xmloption", at + 2)),
         _ => {
             let (name, value) = setting_name(statement, at);
+            if (at..value).any(|index| statement.kind(index) == Some(Kind::UnicodeQuoted)) {
+                // A name in escapes.
+                return verdict.with_pin(PinReason::SessionGuc);
+            }
             assigns(statement, value).then(|| effect(statement, scope, name, value + 1))
         }
     };
