@@ -7,7 +7,7 @@ ARGS ?=
 QUICK ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test drivers regress lint bench bench-classify build clean
+.PHONY: help setup demo test drivers regress fuzz lint bench bench-classify build clean
 
 help:
 	@echo 'make demo    set up this machine, build, and show pgsluice at work until Ctrl-C'
@@ -15,6 +15,7 @@ help:
 	@echo 'make drivers the drivers of ten languages, directly and through the proxy; ARGS="jdbc pg" takes only these'
 	@echo 'make regress PostgreSQL'"'"'s regression suite, directly and through the proxy; ARGS="rules plpgsql" takes only these,'
 	@echo '             ARGS=--isolation the isolation suite'
+	@echo 'make fuzz    what mutated statements are by pgsluice and by PostgreSQL'"'"'s own grammar; ARGS="10000000 --seed 7", ARGS="--live 20000"'
 	@echo 'make lint    formatting and clippy'
 	@echo 'make bench   pgsluice beside PgBouncer and direct connections; QUICK=1 takes a minute'
 	@echo 'make bench-classify   what it costs to tell a read from a write; ARGS="hit" takes only these'
@@ -36,6 +37,9 @@ drivers:
 
 regress:
 	@scripts/regress.sh $(if $(QUICK),--quick) $(ARGS)
+
+fuzz:
+	@scripts/fuzz.sh $(ARGS)
 
 lint:
 	@scripts/lint.sh
