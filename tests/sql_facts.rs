@@ -118,6 +118,7 @@ fn effects_are_found_however_they_are_written() {
             "write",
             "nextval, pin temporary_table",
         ),
+        ("PREPARE transaction AS SELECT 1", "write", "pin prepare"),
         ("SAVEPOINT U&\"\\0061\"", "write", "savepoint a"),
         ("EXPLAIN SELECT execute FROM t", "read", ""),
         ("EXPLAIN (execute) SELECT 1", "read", ""),

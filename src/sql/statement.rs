@@ -331,7 +331,7 @@ impl<'a> Iterator for Statements<'a> {
                 Kind::BackslashString => statement.backslash_string = true,
                 Kind::Word => {
                     let before = last[2].map_or(&b""[..], |token| token.bytes(self.text));
-                    body.word(token.bytes(self.text), before);
+                    body.word(token.bytes(self.text), before, depth);
                 }
                 _ => {}
             }
@@ -462,8 +462,8 @@ impl Head {
 }
 
 impl FunctionBody {
-    /// The next word, and what stands before it.
-    fn word(&mut self, word: &[u8], before: &[u8]) {
+    /// The next word, what stands before it, and in how many parentheses: an argument may be called `begin`.
+    fn word(&mut self, word: &[u8], before: &[u8], depth: usize) {
         let is = |expected: &[u8]| word.eq_ignore_ascii_case(expected);
         let behind = |expected: &[u8]| before.eq_ignore_ascii_case(expected);
         if behind(b".") || behind(b"as") {
@@ -473,7 +473,7 @@ impl FunctionBody {
         if self.head != Head::Function {
             return;
         }
-        if self.after_begin && is(b"atomic") {
+        if self.after_begin && is(b"atomic") && depth == 0 {
             self.open.push(Block::Body);
         } else if self.is_open() && is(b"case") {
             self.open.push(Block::Case);
@@ -520,6 +520,10 @@ mod tests {
             (
                 "create view v as select begin atomic from t; listen x",
                 &["create view v as select begin atomic from t", "listen x"],
+            ),
+            (
+                "create function f(begin atomic); listen x",
+                &["create function f(begin atomic)", "listen x"],
             ),
             (
                 "create or replace procedure p() begin atomic select 1 as case, t.end from t; select 1 end; end; listen x",

@@ -124,7 +124,14 @@ impl Walk<'_> {
             return self.object("tree", "no node");
         };
         match kind {
-            "SelectStmt" => {}
+            "SelectStmt" => {
+                // The first SELECT of a UNION has it. Anywhere deeper it is an error.
+                let mut first = fields;
+                while !first["larg"].is_null() {
+                    first = &first["larg"];
+                }
+                self.walk(&first["intoClause"]);
+            }
             "ExplainStmt" => return self.explain(fields),
             "CopyStmt" => {
                 let elsewhere =
@@ -132,17 +139,15 @@ impl Walk<'_> {
                 if elsewhere {
                     self.object("copy", "from, or to the server's own");
                 }
-                if !fields["query"].is_null() {
+                let is_select = fields["query"].get("SelectStmt").is_some();
+                if !fields["query"].is_null() && !is_select {
                     return self.statement(&fields["query"]);
                 }
             }
             _ => {
                 self.object("statement", kind);
                 self.session(kind, fields);
-                let cursor_into = kind == "DeclareCursorStmt" && !fields["query"]["SelectStmt"]["intoClause"].is_null();
                 self.mode = match kind {
-                    // An error.
-                    _ if cursor_into => Mode::Stored,
                     "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" | "ExecuteStmt" | "DeclareCursorStmt" => {
                         Mode::Executed
                     }
@@ -242,12 +247,10 @@ impl Walk<'_> {
                 for (key, inner) in fields {
                     if key.starts_with(char::is_uppercase) {
                         self.node(key, inner);
-                    } else if key == "intoClause" && self.mode == Mode::Executed {
+                    } else if key != "intoClause" {
+                        self.walk(inner);
+                    } else if self.mode == Mode::Executed {
                         self.object("select into", "");
-                        self.walk(inner);
-                    } else if key != "intoClause" || self.mode == Mode::Planned {
-                        // SELECT INTO where a definition has a query is an error.
-                        self.walk(inner);
                     }
                 }
             }

@@ -12,7 +12,10 @@ use crate::sql::statement::{Statement, Statements};
 /// A statement whose first word is one of these commands'.
 pub(super) fn session(statement: &Statement<'_>) -> Verdict {
     match statement.identifier(0).as_ref() {
-        "prepare" if statement.is_word(1, "transaction") => {
+        // `PREPARE transaction AS …` has a statement of that name.
+        "prepare"
+            if statement.is_word(1, "transaction") && !statement.is_word(2, "as") && !statement.is_punct(2, b'(') =>
+        {
             Verdict::write(Reason::Verb("PREPARE TRANSACTION")).with(Effect::PrepareTransaction)
         }
         "prepare" => Verdict::write(Reason::SessionState("PREPARE")).with_pin(PinReason::Prepare),
