@@ -1153,7 +1153,7 @@ async fn more_statements_than_a_connection_keeps_are_all_there() {
         assert_eq!(firsts(&answer), [n.to_string()], "{}", show(&answer));
     }
     let kept: usize = client
-        .value(&format!("{ON_PRIMARY} select count(*) from pg_prepared_statements"))
+        .value(&format!("{ON_PRIMARY} select count(*) from pg_prepared_statement()"))
         .await
         .parse()
         .expect("a count");

@@ -4,7 +4,7 @@
 //! types, and of what its names may mean, so that one preparation serves every client that wants the same, on whatever node it lands.
 //! [`PreparedRegistry`] gives out identities, [`PreparedSet`] is what one connection has.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
@@ -23,12 +23,23 @@ pub struct Prepared {
     /// Count and OIDs of the parameter types, as sent in `Parse`.
     pub types: Box<[u8]>,
     scope: Box<str>,
+    parameters: OnceLock<Box<[u8]>>,
 }
 
 impl Prepared {
     /// Its identity, for as long as the process runs.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// A server has described its parameters. What it found when the statement was prepared stays.
+    pub fn learn_parameters(&self, types: &[u8]) {
+        self.parameters.get_or_init(|| types.into());
+    }
+
+    /// Count and OIDs of its parameters' types, once a server has told them.
+    pub fn parameters(&self) -> Option<&[u8]> {
+        self.parameters.get().map(|types| &**types)
     }
 
     /// Its name on every server connection.
@@ -71,6 +82,7 @@ impl PreparedRegistry {
             sql: key.0.clone(),
             types: key.1.clone(),
             scope: key.2.clone(),
+            parameters: OnceLock::new(),
         });
         inner.by_content.insert(key, Arc::downgrade(&statement));
         statement

@@ -458,8 +458,10 @@ impl ClientSession {
         if self.is_kept_for_others() {
             self.let_go().await?;
         }
+        // It is on the connection to which it binds the session.
+        let closes_there = plan.closes_unknown && self.state.pins.has(PinReason::Prepare);
         match &self.phase {
-            _ if !plan.needs_server => self.answer_here(&plan, &unit).await,
+            _ if !plan.needs_server && !closes_there => self.answer_here(&plan, &unit).await,
             _ if plan.own && self.status() != TransactionStatus::Failed => self.answer_own(&plan, &unit).await,
             Phase::Idle if plan.only_ends_block() => self.answer_end_of_nothing(&plan, &unit).await,
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
@@ -541,6 +543,7 @@ impl ClientSession {
             block.movable = Some(settle::begin_text(&plan.effects));
         }
         if attached.block.is_none() {
+            self.state.may_unpin |= plan.closes_unknown;
             let may_unpin = std::mem::take(&mut self.state.may_unpin) && self.state.pins.can_be_asked_for();
             // A connection that is lost will be noticed by whoever uses it next.
             if (std::mem::take(&mut self.state.may_pin) || may_unpin)

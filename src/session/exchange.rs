@@ -233,6 +233,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             context: self.parties.context,
             shot: self.shot,
             scope: self.parties.scope,
+            told: self.parties.told,
             stops: &mut self.stops,
             untold: &mut self.untold,
             expect: &mut self.expect,

@@ -41,8 +41,8 @@ pub enum Awaited {
     Tell(Box<[u8]>),
     /// A Describe of a statement that the proxy added behind its Parse: the answers are swallowed.
     Shape {
-        /// Its identity.
-        id: u64,
+        /// What was described.
+        prepared: Arc<Prepared>,
         /// What the client was told of it; then nothing more is sent until it is known whether that still holds.
         told: Option<Shape>,
     },
@@ -185,6 +185,9 @@ impl Expectations {
             (b'T' | b'n', Some(Awaited::Tell(_) | Awaited::Shape { .. })) => {
                 let row = body.filter(|_| tag == b'T');
                 let parameters = self.parameters.take();
+                if let (Some(Awaited::Shape { prepared, .. }), Some(types)) = (self.queue.front(), &parameters) {
+                    prepared.learn_parameters(types);
+                }
                 let shape = body.and_then(|_| Shape::of(parameters.as_deref(), row));
                 self.described(shape, statements, connection)
             }
@@ -216,9 +219,9 @@ impl Expectations {
     /// The statement at the front of the queue takes and returns this, if that is known.
     fn described(&mut self, shape: Option<Shape>, statements: &mut Statements, connection: &mut PreparedSet) -> Fate {
         match self.queue.pop_front() {
-            Some(Awaited::Shape { id, told }) => {
+            Some(Awaited::Shape { prepared, told }) => {
                 if let Some(shape) = shape {
-                    connection.learn(id, shape);
+                    connection.learn(prepared.id(), shape);
                 }
                 if let Some(told) = told {
                     let changed = shape.is_some_and(|shape| !shape.agrees_with(told));

@@ -29,6 +29,7 @@ mod own_settings;
 pub mod phase;
 pub mod placing;
 pub mod plan;
+mod prepared_view;
 pub mod process_ids;
 mod replication;
 pub mod request;

@@ -52,6 +52,8 @@ pub struct Plan {
     pub signals: Signals,
     /// Something in it tells the client the process id of its server.
     pub tells_process: bool,
+    /// It closes a statement that the proxy doesn't know: one that was made by SQL PREPARE, perhaps.
+    pub closes_unknown: bool,
     /// Statements that run in it.
     pub executes: u32,
     /// What it leaves behind can't be known.
@@ -156,6 +158,7 @@ struct Sum {
     unknown_code: bool,
     signals: Signals,
     tells_process: bool,
+    closes_unknown: bool,
     changes_names: bool,
     own: bool,
     elsewhere: bool,
@@ -185,6 +188,7 @@ impl Sum {
             unknown_code: false,
             signals: Signals::None,
             tells_process: false,
+            closes_unknown: false,
             changes_names: false,
             own: false,
             elsewhere: false,
@@ -214,6 +218,7 @@ impl Sum {
         self.elsewhere |= !own;
         self.consistency = self.consistency.max(class.consistency);
         self.positioned |= class.positioned;
+        self.translate |= class.reads_prepared;
         match wanted(class) {
             Want::Primary(reason) => self.primary(reason),
             Want::Standby => self.standby(),
@@ -358,6 +363,7 @@ pub fn plan(
                 unknown_code: sum.unknown_code || !closed,
                 signals: sum.signals,
                 tells_process: sum.tells_process,
+                closes_unknown: sum.closes_unknown,
                 executes: sum.executes,
                 unknown: sum.unknown,
                 changes_names: sum.changes_names,
@@ -394,6 +400,7 @@ pub fn plan(
                 unknown_code: before.unknown_code || sum.unknown_code,
                 signals: before.signals.max(sum.signals),
                 tells_process: before.tells_process || sum.tells_process,
+                closes_unknown: before.closes_unknown || sum.closes_unknown,
                 executes: before.executes + sum.executes,
                 unknown: false,
                 changes_names: before.changes_names || sum.changes_names,
@@ -427,7 +434,10 @@ fn must_stand_alone(
 ) -> bool {
     let mut changes = |sql| {
         let class: Arc<StatementClass> = classify(sql);
-        must_be_followed(&class) || class.signals || matches!(class.reason, Reason::Verb("COPY"))
+        must_be_followed(&class)
+            || class.signals
+            || class.reads_prepared
+            || matches!(class.reason, Reason::Verb("COPY"))
     };
     let mut unnamed_here = false;
     request.iter().any(|frame| {
@@ -500,6 +510,7 @@ fn judge(
                     Some(class) => {
                         let class = Arc::clone(class);
                         sum.names(&class);
+                        sum.by_sql(&class, statements);
                         portals.push((bind.portal, class));
                     }
                     // The server will say that there is no such statement, or knows it by SQL PREPARE.
@@ -516,13 +527,16 @@ fn judge(
                 match named {
                     Named::Statement(name) => {
                         sum.translate |= !name.is_empty() || !unnamed_here;
-                        if frame.tag == b'D' {
-                            let here = parsed
-                                .iter()
-                                .rev()
-                                .find(|(known, _)| *known == name)
-                                .map(|(_, class)| class);
-                            match here.or_else(|| statements.class(name)) {
+                        let here = parsed
+                            .iter()
+                            .rev()
+                            .find(|(known, _)| *known == name)
+                            .map(|(_, class)| class);
+                        let known = here.or_else(|| statements.class(name));
+                        if frame.tag == b'C' {
+                            sum.closes_unknown |= known.is_none() && !name.is_empty();
+                        } else {
+                            match known {
                                 Some(class) => {
                                     let class = Arc::clone(class);
                                     sum.names(&class);

@@ -1,6 +1,7 @@
 //! The prepared statements that one client has, by the names it gave them.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use foldhash::HashMap;
 
@@ -18,6 +19,8 @@ pub struct Named {
     pub context: SqlContext,
     /// What the client was told that it takes and returns, once it has asked.
     pub told: Option<Shape>,
+    /// When the client prepared it, in microseconds since 1970; in its order.
+    pub since: u64,
 }
 
 /// The unnamed statement: the proxy keeps its text, since the next batch may run on another connection.
@@ -52,6 +55,8 @@ pub struct Statements {
     /// What the named ones weigh together.
     bytes: usize,
     unnamed: Option<Unnamed>,
+    /// The latest `since`.
+    latest: u64,
 }
 
 /// What a statement costs besides its name and its text.
@@ -83,6 +88,17 @@ impl Statements {
         match name {
             [] => self.unnamed.as_ref().map(|unnamed| &unnamed.class),
             name => self.named.get(name).map(|named| &named.class),
+        }
+    }
+
+    /// Text and parameter types of `name`; empty is the unnamed one.
+    pub fn content(&self, name: &[u8]) -> Option<(&[u8], &[u8])> {
+        match name {
+            [] => self.unnamed.as_ref().map(|unnamed| (&*unnamed.sql, &*unnamed.types)),
+            name => {
+                let prepared = &self.named.get(name)?.prepared;
+                Some((&prepared.sql, &prepared.types))
+            }
         }
     }
 
@@ -119,6 +135,18 @@ impl Statements {
     /// There is no unnamed statement any more.
     pub fn forget_unnamed(&mut self) {
         self.unnamed = None;
+    }
+
+    /// The named ones, in no order.
+    pub fn all_named(&self) -> impl Iterator<Item = (&[u8], &Named)> {
+        self.named.iter().map(|(name, named)| (&**name, named))
+    }
+
+    /// What the client prepares `now` is later than all that it has prepared before, though the clock has not moved on.
+    pub fn time(&mut self, now: SystemTime) -> u64 {
+        let micros = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+        self.latest = u64::try_from(micros).unwrap_or(0).max(self.latest + 1);
+        self.latest
     }
 
     /// The client has named a statement. Answers the one it had by that name.

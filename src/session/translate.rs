@@ -2,14 +2,18 @@
 //! prepared on the way, and what it has already is not sent again.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::aim::Shot;
 use super::expect::{Awaited, Expectations, Undo};
+use super::login::Told;
+use super::prepared_view;
 use super::request::FrameAt;
 use super::statements::{Named as NamedStatement, Statements, Unnamed};
 use crate::pool::{Prepared, PreparedRegistry, PreparedSet, SERVER_NAME, Shape};
-use crate::sql::{Effect, SqlContext, StatementClass, prepared_names};
+use crate::sql::{Effect, SqlContext, StatementClass, prepared_names, prepared_views};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
 
@@ -20,8 +24,8 @@ pub struct Untold {
     statement: Box<[u8]>,
 }
 
-/// What a Bind becomes that is to signal a server's process.
-enum AimedBind {
+/// What a Bind becomes that can't be sent as it is.
+enum BindInstead {
     /// One of this text, with these types of its parameters.
     Text(Vec<u8>, Vec<u8>),
     /// One with these formats and values.
@@ -42,6 +46,8 @@ pub struct Translator<'a> {
     pub shot: Option<Shot>,
     /// What the names in texts mean for this client.
     pub scope: &'a str,
+    /// What the client was told of the server's parameters.
+    pub told: &'a Told,
     /// Where in `out` sending must stop until a statement that was prepared anew is known to be what the client was told.
     pub stops: &'a mut VecDeque<usize>,
     /// Portals of statements of which the client has been told nothing yet.
@@ -104,7 +110,7 @@ impl Translator<'_> {
                 if let Some(sql) = frontend::query(body) {
                     *self.unnamed_is_ours = false;
                     let aimed = self.shot.and_then(|shot| shot.in_text(sql, self.context));
-                    match aimed.or_else(|| self.with_servers_names(sql, classify)) {
+                    match aimed.or_else(|| self.for_the_server(sql, &classify(sql))) {
                         Some(renamed) => frontend::put_query(self.out, &renamed),
                         None => self.out.extend_from_slice(raw),
                     }
@@ -140,10 +146,11 @@ impl Translator<'_> {
         raw: &[u8],
         classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
     ) {
-        let renamed = self.with_servers_names(parse.sql, classify);
         if parse.name.is_empty() {
+            let class = classify(parse.sql);
+            let renamed = self.with_servers_names(parse.sql, &class);
             *self.unnamed_is_ours = true;
-            let unnamed = Unnamed::new(parse.sql, parse.types, classify(parse.sql), *self.context);
+            let unnamed = Unnamed::new(parse.sql, parse.types, class, *self.context);
             let before = self.statements.replace_unnamed(Some(unnamed));
             self.expect.push(Awaited::Parse {
                 prepared: None,
@@ -171,6 +178,7 @@ impl Translator<'_> {
             class: Arc::clone(&class),
             context: *self.context,
             told: None,
+            since: self.statements.time(SystemTime::now()),
         };
         let before = self.statements.insert(parse.name.into(), named);
         let undo = Undo::Named(parse.name.into(), before);
@@ -194,26 +202,16 @@ impl Translator<'_> {
 
     fn bind(&mut self, bind: frontend::Bind<'_>, raw: &[u8], to_come: usize) {
         self.untold.retain(|untold| *untold.portal != *bind.portal);
-        let aimed = self
-            .shot
-            .filter(|_| to_come == 0)
-            .and_then(|shot| self.aimed(shot, bind));
-        let bind = match &aimed {
-            // An unnamed statement that says the server's process id stands in for the client's.
-            Some(AimedBind::Text(sql, types)) => {
-                frontend::put_parse(self.out, b"", sql, types);
-                self.expect.push(Awaited::Parse {
-                    prepared: None,
-                    asked: None,
-                    hidden: true,
-                });
-                *self.unnamed_is_ours = false;
+        let instead = if to_come == 0 { self.instead_of(bind) } else { None };
+        let bind = match &instead {
+            Some(BindInstead::Text(sql, types)) => {
+                self.stand_in(sql, types);
                 self.expect.push(Awaited::Bind);
                 frontend::put_bind_head(self.out, bind.portal, b"", bind.rest.len());
                 self.out.extend_from_slice(bind.rest);
                 return;
             }
-            Some(AimedBind::Values(rest)) => frontend::Bind { rest, ..bind },
+            Some(BindInstead::Values(rest)) => frontend::Bind { rest, ..bind },
             None => bind,
         };
         if bind.statement.is_empty() {
@@ -238,7 +236,7 @@ impl Translator<'_> {
             return;
         }
         self.expect.push(Awaited::Bind);
-        if aimed.is_some() {
+        if instead.is_some() {
             frontend::put_bind_head(self.out, bind.portal, bind.statement, bind.rest.len());
             self.out.extend_from_slice(bind.rest);
         } else {
@@ -246,20 +244,39 @@ impl Translator<'_> {
         }
     }
 
-    /// What a Bind becomes that is to signal the server's process, if it does so at all.
-    fn aimed(&self, shot: Shot, bind: frontend::Bind<'_>) -> Option<AimedBind> {
-        let (sql, types) = match bind.statement {
-            [] => self
-                .statements
-                .unnamed()
-                .map(|unnamed| (&*unnamed.sql, &*unnamed.types))?,
-            name => {
-                let prepared = &self.statements.named(name)?.prepared;
-                (&*prepared.sql, &*prepared.types)
+    /// A text that the server gets as its unnamed statement, in the place of a statement of the client's.
+    fn stand_in(&mut self, sql: &[u8], types: &[u8]) {
+        frontend::put_parse(self.out, b"", sql, types);
+        self.expect.push(Awaited::Parse {
+            prepared: None,
+            asked: None,
+            hidden: true,
+        });
+        *self.unnamed_is_ours = false;
+    }
+
+    /// What a Bind becomes whose statement says something that means something else to the server now.
+    fn instead_of(&mut self, bind: frontend::Bind<'_>) -> Option<BindInstead> {
+        let aimed = self.shot.and_then(|shot| self.aimed(shot, bind));
+        aimed.or_else(|| {
+            let class = self.statements.class(bind.statement)?;
+            // The unnamed statement that the server has names what it was parsed with.
+            let names = class.names_prepared() && !(bind.statement.is_empty() && *self.unnamed_is_ours);
+            if !class.reads_prepared && !names {
+                return None;
             }
-        };
-        let text = || Some(AimedBind::Text(shot.in_text(sql, self.context)?, types.to_vec()));
-        let values = || Some(AimedBind::Values(shot.in_values(bind.rest, sql, self.context)?));
+            let class = Arc::clone(class);
+            let (sql, types) = self.statements.content(bind.statement)?;
+            let (sql, types) = (sql.to_vec(), types.to_vec());
+            Some(BindInstead::Text(self.for_the_server(&sql, &class)?, types))
+        })
+    }
+
+    /// What a Bind becomes that is to signal the server's process, if it does so at all.
+    fn aimed(&self, shot: Shot, bind: frontend::Bind<'_>) -> Option<BindInstead> {
+        let (sql, types) = self.statements.content(bind.statement)?;
+        let text = || Some(BindInstead::Text(shot.in_text(sql, self.context)?, types.to_vec()));
+        let values = || Some(BindInstead::Values(shot.in_values(bind.rest, sql, self.context)?));
         text().or_else(values)
     }
 
@@ -267,6 +284,16 @@ impl Translator<'_> {
         let known = self.statements.named(name).map(|named| Arc::clone(&named.prepared));
         match (tag, known) {
             (b'D', Some(prepared)) => {
+                if let Some(class) = self.statements.class(name).filter(|class| class.names_prepared())
+                    && let class = Arc::clone(class)
+                    && let Some(renamed) = self.with_servers_names(&prepared.sql, &class)
+                {
+                    // What it returns is told by a text that names what the server has.
+                    self.stand_in(&renamed, &prepared.types);
+                    self.expect.push(Awaited::Describe);
+                    frontend::put_statement(self.out, b'D', b"");
+                    return;
+                }
                 self.ensure(&prepared, None);
                 self.expect.push(Awaited::Tell(name.into()));
                 frontend::put_statement(self.out, b'D', &prepared.server_name());
@@ -282,6 +309,10 @@ impl Translator<'_> {
                 let before = self.statements.remove(name);
                 self.expect.push(Awaited::CloseKnown(Undo::Named(name.into(), before)));
             }
+            // The proxy's own: no client has it.
+            (_, None) if name.starts_with(SERVER_NAME.as_bytes()) => {
+                self.expect.push(Awaited::CloseKnown(Undo::Named(name.into(), None)));
+            }
             (_, None) => {
                 if name.is_empty() {
                     self.statements.forget_unnamed();
@@ -292,31 +323,40 @@ impl Translator<'_> {
         }
     }
 
-    /// A text that executes or deallocates statements which the client prepared by the protocol, with their names on the server, where they then are.
-    fn with_servers_names(
-        &mut self,
-        sql: &[u8],
-        classify: &mut impl FnMut(&[u8]) -> Arc<StatementClass>,
-    ) -> Option<Vec<u8>> {
-        let names_statement = |effect: &Effect| matches!(effect, Effect::Execute { .. } | Effect::Deallocate { .. });
-        if !classify(sql).effects.iter().any(names_statement) {
-            return None;
+    /// A text that means something else to the server than to the client, as the server is to have it.
+    fn for_the_server(&mut self, sql: &[u8], class: &StatementClass) -> Option<Vec<u8>> {
+        let mut changes = self.names_changed(sql, class);
+        if class.reads_prepared {
+            let views = prepared_views(sql, self.context);
+            if !views.is_empty() {
+                let listing = prepared_view::listing(self.statements, self.told.value("server_version"));
+                let instead = |(at, form)| (at, prepared_view::instead(form, &listing));
+                changes.extend(views.into_iter().map(instead));
+            }
         }
-        let (mut renamed, mut taken) = (Vec::with_capacity(sql.len() + 32), 0);
+        changed(sql, changes)
+    }
+
+    /// A text that executes or deallocates statements which the client prepared by the protocol, with their names on the server, where they
+    /// then are.
+    fn with_servers_names(&mut self, sql: &[u8], class: &StatementClass) -> Option<Vec<u8>> {
+        changed(sql, self.names_changed(sql, class))
+    }
+
+    fn names_changed(&mut self, sql: &[u8], class: &StatementClass) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if !class.names_prepared() {
+            return changes;
+        }
         for (at, name) in prepared_names(sql, self.context) {
             let Some(named) = self.statements.named(name.as_bytes()) else {
                 continue;
             };
             let statement = Arc::clone(&named.prepared);
             self.ensure(&statement, None);
-            renamed.extend_from_slice(&sql[taken..at.start]);
-            renamed.push(b'"');
-            renamed.extend_from_slice(&statement.server_name());
-            renamed.push(b'"');
-            taken = at.end;
+            changes.push((at, [b"\"", &*statement.server_name(), b"\""].concat()));
         }
-        renamed.extend_from_slice(&sql[taken..]);
-        (taken > 0).then_some(renamed)
+        changes
     }
 
     /// Whether the connection has the statement, or will have it when it comes to what is translated now: after an error before that, it
@@ -353,10 +393,10 @@ impl Translator<'_> {
     }
 
     /// Has the server say what it has just prepared.
-    fn describe(&mut self, prepared: &Prepared, told: Option<Shape>) {
+    fn describe(&mut self, prepared: &Arc<Prepared>, told: Option<Shape>) {
         frontend::put_statement(self.out, b'D', &prepared.server_name());
         self.expect.push(Awaited::Shape {
-            id: prepared.id(),
+            prepared: Arc::clone(prepared),
             told,
         });
     }
@@ -366,7 +406,13 @@ impl Translator<'_> {
             return;
         }
         if let Some(unnamed) = self.statements.unnamed() {
-            frontend::put_parse(self.out, b"", &unnamed.sql, &unnamed.types);
+            if unnamed.class.names_prepared() {
+                let (class, sql, types) = (Arc::clone(&unnamed.class), unnamed.sql.clone(), unnamed.types.clone());
+                let renamed = self.with_servers_names(&sql, &class);
+                frontend::put_parse(self.out, b"", renamed.as_deref().unwrap_or(&sql), &types);
+            } else {
+                frontend::put_parse(self.out, b"", &unnamed.sql, &unnamed.types);
+            }
             self.expect.push(Awaited::Parse {
                 prepared: None,
                 asked: None,
@@ -382,6 +428,25 @@ impl Translator<'_> {
             self.expect.push(Awaited::Close { evicted: Some(oldest) });
         }
     }
+}
+
+/// What stands in a text, and what is to stand there.
+type Change = (Range<usize>, Vec<u8>);
+
+/// The text with the changes made; `None` if there are none.
+fn changed(text: &[u8], mut changes: Vec<Change>) -> Option<Vec<u8>> {
+    if changes.is_empty() {
+        return None;
+    }
+    changes.sort_by_key(|(at, _)| at.start);
+    let (mut out, mut taken) = (Vec::with_capacity(text.len() + 64), 0);
+    for (at, instead) in changes {
+        out.extend_from_slice(&text[taken..at.start]);
+        out.extend_from_slice(&instead);
+        taken = at.end;
+    }
+    out.extend_from_slice(&text[taken..]);
+    Some(out)
 }
 
 /// What makes the server fail where a statement is outdated, in the block that may be open too: it describes one that never was.

@@ -59,6 +59,8 @@ pub struct StatementClass {
     pub signals: bool,
     /// Calls `pg_backend_pid()`.
     pub tells_process: bool,
+    /// Names the view `pg_prepared_statements`.
+    pub reads_prepared: bool,
     /// Of the text's normal form; 0 where it has none.
     pub fingerprint: u64,
     /// Why: the reason of the first statement that decided `access`.
@@ -253,6 +255,14 @@ impl Reason {
                     ..
                 }
         )
+    }
+}
+
+impl StatementClass {
+    /// Whether it executes or deallocates prepared statements by their names.
+    pub fn names_prepared(&self) -> bool {
+        let names = |effect: &Effect| matches!(effect, Effect::Execute { .. } | Effect::Deallocate { .. });
+        self.effects.iter().any(names)
     }
 }
 

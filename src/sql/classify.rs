@@ -54,12 +54,14 @@ pub(crate) fn classify_normal_form(text: &[u8], context: &SqlContext, catalog: &
         unknown_code: false,
         signals: false,
         tells_process: false,
+        reads_prepared: false,
         fingerprint: 0,
         reason: Reason::Empty,
     };
     for statement in statements.by_ref() {
         class.signals |= statement.signals;
         class.tells_process |= statement.tells_process;
+        class.reads_prepared |= statement.reads_prepared;
         let verdict = match doubt_about_statement(&statement).or_else(|| outer_doubt.clone()) {
             Some(doubt) => rules::judge_by_head(&statement).unless_sure(doubt),
             None => rules::judge(&statement, context, catalog),

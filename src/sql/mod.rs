@@ -20,6 +20,7 @@
 //! | `class`, `effects`, `hint`, `explain` | the answer |
 //! | `own` | what the proxy answers itself |
 //! | `signals` | which server process a text signals |
+//! | `prepared_view` | where a text reads `pg_prepared_statements` |
 //!
 //! Bounds before any parse: [`MAX_LENGTH`] bytes and [`MAX_TOKENS`] tokens a statement. They keep the parser's recursion, and
 //! that of dropping its tree, within a small thread's stack.
@@ -39,6 +40,7 @@ mod lexer;
 mod names;
 mod own;
 mod plpgsql;
+mod prepared_view;
 mod rules;
 mod signals;
 mod simplify;
@@ -57,6 +59,7 @@ pub use learned::{
 };
 pub use names::{BuiltIn, Catalog, FunctionRoute, Name};
 pub use own::{OwnQuery, own_query};
+pub use prepared_view::{PreparedView, prepared_views};
 pub use signals::{SignalArgument, signal_argument};
 
 use classify::{classify_normal_form, classify_normalised};

@@ -10,6 +10,7 @@ use super::MAX_TOKENS;
 use super::hint::Hint;
 use super::lexer::{Kind, Lexer, PlainStrings, Token};
 use super::names::{BuiltIn, Catalog, FunctionRoute, Name};
+use super::prepared_view::is_view;
 use super::signals;
 use crate::config::Consistency;
 
@@ -26,6 +27,8 @@ pub(crate) struct Statement<'a> {
     pub(crate) signals: bool,
     /// It calls `pg_backend_pid()`, also beyond `tokens`.
     pub(crate) tells_process: bool,
+    /// It names `pg_prepared_statements`, also beyond `tokens`.
+    pub(crate) reads_prepared: bool,
     /// There were more tokens.
     pub(crate) truncated: bool,
     /// A quote or comment in it doesn't end.
@@ -42,6 +45,7 @@ impl<'a> Statement<'a> {
             calls: Vec::new(),
             signals: false,
             tells_process: false,
+            reads_prepared: false,
             truncated: false,
             unterminated: false,
             backslash_string: false,
@@ -332,7 +336,9 @@ impl<'a> Iterator for Statements<'a> {
                 Kind::Word => {
                     let before = last[2].map_or(&b""[..], |token| token.bytes(self.text));
                     body.word(token.bytes(self.text), before, depth);
+                    statement.reads_prepared |= is_view(&token, self.text);
                 }
+                Kind::Quoted => statement.reads_prepared |= is_view(&token, self.text),
                 _ => {}
             }
             if statement.tokens.len() < MAX_TOKENS {

@@ -378,10 +378,32 @@ def prepared_max(target):
     for number in range(rounds(80)):
         connection = connections[number % 4]
         equal(one(connection, f"select %s::int + {number % 10}", number), number + number % 10)
-    # What the server has now, for who asks it: only of this client.
-    names = one(connections[0], "select count(*) from pg_prepared_statements where name like '\\_pg3\\_%%'", prepare=False)
-    if not target.is_proxy:
+    # Of this client, whatever else the server connection has.
+    for connection in connections:
+        names = one(connection, "select count(*) from pg_prepared_statements where name like '\\_pg3\\_%%'", prepare=False)
         equal(names, 3)
+
+
+@check("pg_prepared_statements has what the driver has prepared, while it comes and goes")
+def prepared_view(target):
+    connections = [open_(target, prepare_threshold=2) for _ in range(CLIENTS)]
+    look = "select statement, parameter_types::text[] from pg_prepared_statements where name <> '' order by prepare_time"
+    sees_itself = "select count(*) from pg_prepared_statements where name like %s"
+
+    def work(client):
+        connection = connections[client]
+        for number in range(4):
+            equal(one(connection, f"select %s::int + {client}", number), number + client)
+            rows = connection.execute(look, prepare=False).fetchall()
+            # The driver prepares what it has sent twice before.
+            expected = [(f"select $1::int + {client}", ["smallint"])] if number >= 2 else []
+            equal(rows, expected)
+        for number in range(4):
+            equal(one(connection, sees_itself, "%"), 1 + (number >= 2))
+        connection.execute("deallocate all", prepare=False)
+        equal(connection.execute(look, prepare=False).fetchall(), [])
+
+    in_threads(CLIENTS, work)
 
 
 @check("DDL has the driver send DEALLOCATE ALL, and all goes on")

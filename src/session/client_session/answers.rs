@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::super::block_end;
 use super::super::error::SessionError;
@@ -61,6 +61,7 @@ impl ClientSession {
                         let registry = &self.worker.shared.pools.statements;
                         let prepared = registry.intern(parse.sql, parse.types, &scope);
                         let class = self.worker.classify(parse.sql, &context, &names);
+                        let since = self.state.statements.time(SystemTime::now());
                         self.state.statements.insert(
                             parse.name.into(),
                             statements::Named {
@@ -68,6 +69,7 @@ impl ClientSession {
                                 class,
                                 context,
                                 told: None,
+                                since,
                             },
                         );
                     }
