@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::SqlContext;
 use super::lexer::{Kind, Token};
 use super::statement::{Statement, Statements, identifier};
+use super::{MAX_LENGTH, SqlContext};
 
 const VIEW: &str = "pg_prepared_statements";
 
@@ -31,8 +31,11 @@ pub(super) fn is_view(token: &Token, text: &[u8]) -> bool {
 }
 
 /// Where `sql` reads the view, in order. Not where its text is kept for later, as that of a view or a function; nor where something else
-/// may be meant.
+/// may be meant, or in a text that is longer than what is looked into.
 pub fn prepared_views(sql: &[u8], context: &SqlContext) -> Vec<(Range<usize>, PreparedView)> {
+    if sql.len() > MAX_LENGTH {
+        return Vec::new();
+    }
     let statements = Statements::new(sql, context.plain_strings());
     let places: Vec<_> = statements
         .filter(|statement| statement.reads_prepared && runs_at_once(statement))
@@ -305,6 +308,11 @@ mod tests {
         };
         let sql = "select 1 from pg_prepared_statements, pg_catalog.pg_prepared_statements";
         assert_eq!(marked_by(sql, &elsewhere), "select 1 from pg_prepared_statements, B");
+        let long = format!(
+            "select 1 from pg_prepared_statements where name = '{}'",
+            "x".repeat(MAX_LENGTH)
+        );
+        assert_eq!(marked_by(&long, &SqlContext::default()), long);
         let many = format!("select 1 from a{}", ", pg_prepared_statements".repeat(MAX_PLACES + 1));
         assert_eq!(marked_by(&many, &SqlContext::default()), many);
     }
