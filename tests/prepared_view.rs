@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::scene::{Scene, until};
+use support::scene::Scene;
 use support::wire::*;
 
 const LISTED: &str =
@@ -363,17 +363,18 @@ async fn nobody_closes_what_the_proxy_has_prepared() {
     let scene = Scene::start(ONE_CONNECTION).await;
     let (mut client, mut other) = (scene.wire().await, scene.wire().await);
     other.ask(&prepare("a", "select 'a'", &[])).await;
-    client.run("prepare own as select 1").await;
     let all: Vec<Vec<u8>> = (0..20)
         .map(|number| close(b'S', &format!("pgsluice_{number}")))
         .collect();
-    let answer = client.ask(&batch(&all)).await;
-    assert_eq!(tags(&answer), format!("{}Z", "3".repeat(20)));
+    for pin in ["", "prepare own as select 1"] {
+        client.run(pin).await;
+        let answer = client.ask(&batch(&[all.concat(), extended("select 1", &[])])).await;
+        assert_eq!(firsts(&answer), ["1"], "{}", show(&answer));
+        assert_eq!(tags(&answer).matches('3').count(), 20, "{}", show(&answer));
+    }
     client.run("deallocate own").await;
-    until("it has given its connection back", async || {
-        firsts(&other.ask(&run("a", &[])).await) == ["a"]
-    })
-    .await;
+    let answer = other.ask(&run("a", &[])).await;
+    assert_eq!(firsts(&answer), ["a"], "{}", show(&answer));
     drop((client, other));
     scene.settled().await;
 }
