@@ -3,21 +3,26 @@
 //!
 //! The race that every pooler has: a request looks up the server process, the statement ends, the connection goes to somebody else, and the
 //! stranger's statement is cancelled. Here a request holds the slot while it is on its way, and a session that has finished waits until
-//! no request is under way before its connection goes back.
+//! no request is under way before its connection goes back. Which statement is meant, if none runs when the request comes, says
+//! [`super::meant`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::aim::{Aimed, Standing};
+use super::meant::{Meant, Progress, Stage, again_at};
 use super::process_ids::ProcessIds;
 use crate::cluster::NodeId;
 use crate::wire::startup::CancelKey;
+
+/// A request whose statement no server has yet is followed no longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A server process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +40,12 @@ pub struct ServerProcess {
 pub struct CancelSlot {
     inner: Mutex<Slot>,
     settled: Notify,
-    cancelled: Notify,
+    /// Where the statement is that is to be cancelled has changed.
+    moved: Notify,
+    /// Some statement is to be cancelled.
+    meant: AtomicBool,
+    /// A [`Progress`].
+    progress: AtomicU8,
     /// For those who aim at the session: it has a connection, or they are done.
     aim: Notify,
     /// The session is to look at who aims at it.
@@ -46,11 +56,10 @@ pub struct CancelSlot {
 
 #[derive(Debug, Default)]
 struct Slot {
-    working: Option<ServerProcess>,
+    /// Who works for the client, and since when.
+    working: Option<(ServerProcess, Instant)>,
     under_way: usize,
-    /// A statement waits for a place to run: it can be cancelled without any server.
-    waiting: bool,
-    cancelled: bool,
+    meant: Meant,
     aimed: Aimed,
 }
 
@@ -64,22 +73,32 @@ pub struct Disarmed {
 }
 
 impl CancelSlot {
-    /// `process` works for the client from now on.
-    pub fn arm(&self, process: ServerProcess) {
+    /// `process` works for the client from `now` on.
+    pub fn arm(&self, process: ServerProcess, now: Instant) {
         let mut slot = self.inner.lock();
-        slot.working = Some(process);
+        self.progress(Progress::Whole);
+        slot.working = Some((process, now));
+        if slot.meant.runs() {
+            self.moved.notify_waiters();
+        }
         if slot.aimed.is_held() {
             self.aim.notify_waiters();
         }
+    }
+
+    /// How far the answer is of what the process works on.
+    pub fn progress(&self, progress: Progress) {
+        self.progress.store(progress as u8, Ordering::Release);
     }
 
     /// Nobody works for the client any more. Answers who still has something to do with the connection.
     pub fn disarm(&self) -> Disarmed {
         let mut slot = self.inner.lock();
         let (process, aimed) = (slot.working.take(), slot.aimed.is_marked());
-        if let Some(process) = process.filter(|_| aimed) {
+        if let Some((process, _)) = process.filter(|_| aimed) {
             slot.aimed.keep(process);
         }
+        slot.meant.pauses();
         Disarmed {
             under_way: slot.under_way > 0,
             aimed,
@@ -156,25 +175,78 @@ impl CancelSlot {
         }
     }
 
-    /// Waits until a request comes for a statement that waits for a place to run. Dropping it ends that state.
-    pub async fn cancelled_while_waiting(&self) {
-        struct Waiting<'a>(&'a CancelSlot);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                let mut slot = self.0.inner.lock();
-                slot.waiting = false;
-                slot.cancelled = false;
+    /// The session has answered what it had: nothing of that is to be cancelled any more.
+    pub fn answered(&self) {
+        // A request that was for it has set this before its server was done with it.
+        if self.meant.load(Ordering::Acquire) {
+            self.change(Meant::ends);
+            if self.is_unseen() {
+                self.call();
             }
         }
-        self.inner.lock().waiting = true;
-        let _waiting = Waiting(self);
+    }
+
+    /// Whether the session is to look for a statement that is to be cancelled.
+    pub fn is_unseen(&self) -> bool {
+        self.inner.lock().meant.is_unseen()
+    }
+
+    /// The session has looked for it.
+    pub fn looked(&self, found: bool) {
+        self.change(|meant| meant.looked(found));
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Meant) -> R) -> R {
+        let mut slot = self.inner.lock();
+        let changed = change(&mut slot.meant);
+        self.meant.store(slot.meant.any(), Ordering::Release);
+        self.moved.notify_waiters();
+        changed
+    }
+
+    /// Waits until the statement that waits for a place to run is cancelled. Dropping it loses nothing.
+    pub async fn cancelled_while_waiting(&self) {
         loop {
-            let cancelled = self.cancelled.notified();
-            if self.inner.lock().cancelled {
+            let moved = self.moved.notified();
+            if self.meant.load(Ordering::Acquire) && self.change(Meant::strikes_here) {
                 return;
             }
-            cancelled.await;
+            moved.await;
         }
+    }
+
+    /// Takes aim at who works for the client now, on the proxy's own account.
+    pub fn strike(self: &Arc<Self>) -> Option<UnderWay> {
+        let mut slot = self.inner.lock();
+        let (process, _) = slot.working.clone()?;
+        slot.under_way += 1;
+        drop(slot);
+        Some(UnderWay {
+            slot: Arc::clone(self),
+            process,
+        })
+    }
+
+    fn ask(self: &Arc<Self>, now: Instant) -> Request {
+        let mut slot = self.inner.lock();
+        let runs = slot.working.is_some() && self.reached() != Progress::Answered;
+        let round = slot.meant.ask(runs);
+        self.meant.store(true, Ordering::Release);
+        drop(slot);
+        if !runs {
+            self.moved.notify_waiters();
+            self.call();
+        }
+        Request {
+            slot: Arc::clone(self),
+            round,
+            until: now + PATIENCE,
+            told: None,
+        }
+    }
+
+    fn reached(&self) -> Progress {
+        self.progress.load(Ordering::Acquire).into()
     }
 
     /// Waits until no request is on its way.
@@ -191,7 +263,8 @@ impl CancelSlot {
 
 impl Slot {
     fn process(&self) -> Option<&ServerProcess> {
-        self.working.as_ref().or(self.aimed.kept())
+        let working = self.working.as_ref().map(|(process, _)| process);
+        working.or(self.aimed.kept())
     }
 }
 
@@ -244,7 +317,77 @@ impl Drop for Hold {
     }
 }
 
-/// A cancel request on its way; over when dropped.
+/// A client's cancel request, which is followed until it is dropped.
+#[derive(Debug)]
+pub struct Request {
+    slot: Arc<CancelSlot>,
+    /// Which statement it means.
+    round: u64,
+    /// It isn't followed for longer while no server has that.
+    until: Instant,
+    /// The server that was told, by when it began with the statement, and how old that was.
+    told: Option<(Instant, Duration)>,
+}
+
+/// What is to be done about a request.
+enum Turn {
+    /// A server is to be told.
+    Tell(ServerProcess),
+    /// Nothing before then, unless something changes.
+    Wait(Instant),
+    /// Nothing any more.
+    Over,
+}
+
+impl Request {
+    /// Waits until a server is to be told, for the first time or again. `None` when all is done that can be.
+    pub async fn turn(&mut self) -> Option<UnderWay> {
+        let slot = Arc::clone(&self.slot);
+        loop {
+            let moved = slot.moved.notified();
+            match self.next(Instant::now()) {
+                Turn::Over => return None,
+                Turn::Tell(process) => {
+                    let slot = Arc::clone(&slot);
+                    return Some(UnderWay { slot, process });
+                }
+                // Both have to be looked at again.
+                Turn::Wait(until) => drop(tokio::time::timeout_at(until.into(), moved).await),
+            }
+        }
+    }
+
+    fn next(&mut self, now: Instant) -> Turn {
+        let mut slot = self.slot.inner.lock();
+        match (slot.meant.stage(self.round), &slot.working) {
+            (Stage::Nowhere, _) => Turn::Over,
+            (Stage::Running, Some((process, since))) => {
+                let (process, since) = (process.clone(), *since);
+                if let Some((_, told)) = self.told.filter(|(began, _)| *began == since) {
+                    match again_at(told, self.slot.reached()) {
+                        None => return Turn::Over,
+                        Some(age) if now < since + age => return Turn::Wait(since + age),
+                        Some(_) => {}
+                    }
+                }
+                self.told = Some((since, now.saturating_duration_since(since)));
+                slot.under_way += 1;
+                Turn::Tell(process)
+            }
+            _ if now < self.until => Turn::Wait(self.until),
+            _ => Turn::Over,
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let round = self.round;
+        self.slot.change(|meant| meant.leave(round));
+    }
+}
+
+/// Somebody who tells a server process to cancel what it does; done when dropped.
 #[derive(Debug)]
 pub struct UnderWay {
     slot: Arc<CancelSlot>,
@@ -284,6 +427,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.by_pid.lock().remove(&self.key.pid);
         self.registry.told.lock().leave(self.key.pid);
+        self.slot.change(Meant::over);
     }
 }
 
@@ -329,9 +473,8 @@ impl CancelRegistry {
         Some(Arc::clone(slot))
     }
 
-    /// The server process that works for the client of this key. `None` if the key is nobody's, or nobody works; if the client's statement
-    /// still waits for a place to run, that wait is over.
-    pub fn find(&self, key: &CancelKey) -> Option<UnderWay> {
+    /// Takes a cancel request for the client of this key. `None` if the key is nobody's.
+    pub fn ask(&self, key: &CancelKey) -> Option<Request> {
         let slot = {
             let by_pid = self.by_pid.lock();
             let (secret, slot) = by_pid.get(&key.pid)?;
@@ -340,16 +483,7 @@ impl CancelRegistry {
             }
             Arc::clone(slot)
         };
-        let mut inner = slot.inner.lock();
-        let Some(process) = inner.working.clone() else {
-            inner.cancelled = inner.waiting;
-            drop(inner);
-            slot.cancelled.notify_waiters();
-            return None;
-        };
-        inner.under_way += 1;
-        drop(inner);
-        Some(UnderWay { slot, process })
+        Some(slot.ask(Instant::now()))
     }
 }
 
@@ -365,45 +499,112 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_request_reaches_who_works_now_and_nobody_with_a_wrong_key() {
+    /// The server process that the request is for, if there is one now.
+    async fn told(request: &mut Request) -> Option<UnderWay> {
+        let moment = Duration::from_millis(5);
+        tokio::time::timeout(moment, request.turn()).await.ok().flatten()
+    }
+
+    #[tokio::test]
+    async fn a_request_reaches_who_works_now_and_nobody_with_a_wrong_key() {
         let registry = Arc::new(CancelRegistry::default());
         let client = registry.register(4).unwrap();
-        assert!(registry.find(&client.key).is_none());
-        client.slot.arm(process(7));
-        assert_eq!(registry.find(&client.key).unwrap().process, process(7));
+        client.slot.arm(process(7), Instant::now());
+        let mut request = registry.ask(&client.key).unwrap();
+        assert_eq!(told(&mut request).await.unwrap().process, process(7));
         let forged = CancelKey {
             pid: client.key.pid,
             secret: vec![0; 5],
         };
-        assert!(registry.find(&forged).is_none());
+        assert!(registry.ask(&forged).is_none());
         let key = client.key.clone();
         drop(client);
-        assert!(registry.find(&key).is_none());
+        assert!(registry.ask(&key).is_none());
+        assert!(request.turn().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_statement_that_was_sent_before_it() {
+        let registry = Arc::new(CancelRegistry::default());
+        let client = registry.register(4).unwrap();
+        let mut request = registry.ask(&client.key).unwrap();
+        assert!(told(&mut request).await.is_none());
+        assert!(client.slot.is_unseen());
+        client.slot.looked(true);
+        client.slot.arm(process(7), Instant::now());
+        assert_eq!(told(&mut request).await.unwrap().process, process(7));
+        // The server may have been told before it had it.
+        assert_eq!(request.turn().await.unwrap().process, process(7));
+        client.slot.disarm();
+        // Lost with its server, it runs again.
+        client.slot.arm(process(8), Instant::now());
+        assert_eq!(told(&mut request).await.unwrap().process, process(8));
+        client.slot.disarm();
+        client.slot.answered();
+        assert!(request.turn().await.is_none());
+        client.slot.arm(process(8), Instant::now());
+        assert!(request.turn().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_statement_of_some_age_is_told_once() {
+        let registry = Arc::new(CancelRegistry::default());
+        let client = registry.register(4).unwrap();
+        let past = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        client.slot.arm(process(7), past);
+        let mut request = registry.ask(&client.key).unwrap();
+        assert!(request.turn().await.is_some());
+        assert!(request.turn().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn where_nothing_was_sent_a_request_is_done_at_once() {
+        let registry = Arc::new(CancelRegistry::default());
+        let client = registry.register(4).unwrap();
+        let mut request = registry.ask(&client.key).unwrap();
+        client.slot.looked(false);
+        assert!(request.turn().await.is_none());
+        client.slot.arm(process(7), Instant::now());
+        assert!(request.turn().await.is_none());
+        // The client has its answer: what it asks for now is the next.
+        client.slot.progress(Progress::Answered);
+        let mut late = registry.ask(&client.key).unwrap();
+        assert!(told(&mut late).await.is_none());
+        client.slot.disarm();
+        client.slot.answered();
+        assert!(client.slot.is_unseen());
+        drop(late);
+        assert!(!client.slot.is_unseen());
     }
 
     #[tokio::test]
     async fn a_statement_that_waits_for_a_place_can_be_cancelled() {
         let registry = Arc::new(CancelRegistry::default());
         let client = registry.register(4).unwrap();
-        // Before it waits, a request is for nobody.
-        assert!(registry.find(&client.key).is_none());
+        // A request that isn't followed any more is for nobody.
+        drop(registry.ask(&client.key).unwrap());
         let mut waiting = std::pin::pin!(client.slot.cancelled_while_waiting());
-        let moment = std::time::Duration::from_millis(10);
+        let moment = Duration::from_millis(10);
         assert!(tokio::time::timeout(moment, waiting.as_mut()).await.is_err());
-        assert!(registry.find(&client.key).is_none());
+        let mut request = registry.ask(&client.key).unwrap();
         waiting.await;
+        assert!(request.turn().await.is_none());
+        // One that came before it waits counts too.
+        let _request = registry.ask(&client.key).unwrap();
+        client.slot.cancelled_while_waiting().await;
     }
 
     #[tokio::test]
     async fn a_connection_waits_for_the_request_on_its_way() {
         let registry = Arc::new(CancelRegistry::default());
         let client = registry.register(4).unwrap();
-        client.slot.arm(process(7));
-        let under_way = registry.find(&client.key).unwrap();
+        client.slot.arm(process(7), Instant::now());
+        let mut request = registry.ask(&client.key).unwrap();
+        let under_way = request.turn().await.unwrap();
         assert!(client.slot.disarm().under_way);
-        assert!(registry.find(&client.key).is_none());
-        let settled = tokio::time::timeout(std::time::Duration::from_millis(10), client.slot.settled()).await;
+        client.slot.answered();
+        assert!(request.turn().await.is_none());
+        let settled = tokio::time::timeout(Duration::from_millis(10), client.slot.settled()).await;
         assert!(settled.is_err());
         drop(under_way);
         client.slot.settled().await;
@@ -419,7 +620,7 @@ mod tests {
         assert!(Arc::ptr_eq(&found, &registry.client(client.key.pid).unwrap()));
         let hold = found.hold(NodeId(0));
         assert_eq!(client.slot.standing(), Standing::Awaited(NodeId(0)));
-        client.slot.arm(process(8));
+        client.slot.arm(process(8), Instant::now());
         assert_eq!(hold.process().await, process(8));
         assert!(client.slot.disarm().aimed);
         assert_eq!(hold.process().await, process(8));

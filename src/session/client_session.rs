@@ -239,7 +239,7 @@ impl ClientSession {
             Gathered::More => match self.wait().await? {
                 Waited::ForNews => Ok(()),
                 Waited::LongEnough => match self.client.front() {
-                    Some(front) => Box::pin(self.carry_out(front)).await,
+                    Some(front) => Box::pin(self.serve_unit(front)).await,
                     None => Ok(()),
                 },
             },
@@ -250,10 +250,12 @@ impl ClientSession {
             }
             Gathered::Unit(unit) if self.client.skips() => {
                 let status = self.status();
-                Ok(self.client.skip(&unit, status).await?)
+                self.client.skip(&unit, status).await?;
+                self.registered.slot.answered();
+                Ok(())
             }
             // Boxed: what it takes to carry something out is ten times what it takes to wait, which is what most sessions do.
-            Gathered::Unit(unit) => Box::pin(self.carry_out(unit)).await,
+            Gathered::Unit(unit) => Box::pin(self.serve_unit(unit)).await,
         }
     }
 
@@ -412,6 +414,12 @@ impl ClientSession {
 
     async fn say(&mut self, bytes: &[u8]) -> Result<(), End> {
         Ok(self.client.say(bytes).await?)
+    }
+
+    async fn serve_unit(&mut self, unit: Unit) -> Result<(), End> {
+        self.carry_out(unit).await?;
+        self.registered.slot.answered();
+        Ok(())
     }
 
     async fn carry_out(&mut self, unit: Unit) -> Result<(), End> {

@@ -23,6 +23,7 @@ use super::danger::Signals;
 use super::expect::{Awaited, Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
 use super::login::Told;
+use super::meant::Progress;
 use super::notifiers::Notifiers;
 use super::outcome::{Answer, Left, Outcome};
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
@@ -497,6 +498,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     }
 
     async fn forward(&mut self, replies: &mut BytesMut, end: usize) -> io::Result<()> {
+        if self.is_complete() && self.refused.is_none() {
+            self.parties.slot.progress(Progress::Answered);
+        }
         if !self.client_out.is_empty() {
             let out = std::mem::take(&mut self.client_out);
             self.parties.client.write_all(&out).await?;
@@ -536,6 +540,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             b'Z' => {
                 self.owed = self.owed.saturating_sub(1);
                 self.copy_in = false;
+                if self.owed > 0 {
+                    self.parties.slot.progress(Progress::Parted);
+                }
                 self.answer.status = TransactionStatus::parse(body).unwrap_or(TransactionStatus::Failed);
             }
             b'C' => self.answer.rolled_back = body == b"ROLLBACK\0",
@@ -580,6 +587,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         let Some(error) = ErrorView::parse(body) else {
             return fate;
         };
+        if error.code == SqlState::QUERY_CANCELED {
+            self.parties.slot.progress(Progress::Parted);
+        }
         let fatal = matches!(error.severity, Some(Severity::Fatal | Severity::Panic));
         if fatal && error.code == SqlState::ADMIN_SHUTDOWN && (self.signals || self.parties.slot.is_marked()) {
             let mut words = Vec::with_capacity(HEADER + body.len());

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::cancel::Registered;
+use super::cancel::{Registered, UnderWay};
 use super::client_session::ClientSession;
 use super::error::SessionError;
 use super::own_settings;
@@ -157,7 +157,7 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
     })?;
     let startup = match opening {
         Opening::Cancel(key) => {
-            cancel(Rc::clone(worker), key).await;
+            Box::pin(cancel(worker, &key)).await;
             return Ok(LoggedIn::Gone);
         }
         Opening::Startup(startup) => startup,
@@ -333,11 +333,19 @@ async fn welcome(
     Ok(welcome)
 }
 
-/// Passes a cancel request on to the server process that works for the client now.
-pub(super) async fn cancel(worker: Rc<Worker>, key: CancelKey) {
-    let Some(under_way) = worker.shared.cancels.find(&key) else {
+/// Passes a cancel request on to the server process that has the statement that is meant. Until that is done its client waits, and so a next
+/// statement isn't hit.
+async fn cancel(worker: &Worker, key: &CancelKey) {
+    let Some(mut request) = worker.shared.cancels.ask(key) else {
         return;
     };
+    while let Some(under_way) = request.turn().await {
+        deliver(worker, under_way).await;
+    }
+}
+
+/// Tells a server process to cancel what it does.
+pub(super) async fn deliver(worker: &Worker, under_way: UnderWay) {
     let process = &under_way.process;
     let address = &worker.shared.pools.link(process.node).address;
     let sent = server_login::cancel(address, &worker.shared.node_tls, process.pid, &process.secret).await;

@@ -22,6 +22,7 @@ pub mod exchange;
 pub mod expect;
 pub mod inbox;
 pub mod login;
+pub mod meant;
 pub mod notifiers;
 pub mod outcome;
 pub mod overhear;

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
@@ -60,11 +61,12 @@ impl Replication {
         }
         registered.key.encode_backend_key_data(&mut hello);
         put_ready(&mut hello, TransactionStatus::Idle);
-        registered.slot.arm(ServerProcess {
+        let process = ServerProcess {
             node: conn.node,
             pid: conn.pid,
             secret: Arc::clone(&conn.secret),
-        });
+        };
+        registered.slot.arm(process, Instant::now());
         Replication {
             worker: Rc::clone(worker),
             present,

@@ -14,7 +14,6 @@ mod options;
 mod packet;
 
 use std::io;
-use std::mem::MaybeUninit;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -193,7 +192,7 @@ async fn direct_tls(tcp: TcpStream, tls: Option<&TlsAcceptor>) -> Result<Stream,
 
 /// `S` and a handshake, or `N`.
 async fn answer_ssl_request(mut stream: Stream, tls: Option<&TlsAcceptor>) -> Result<Stream, StartupError> {
-    if has_more(stream.tcp()) {
+    if stream.has_unread() {
         return Err(tell(&mut stream, StartupError::DataInTheClear).await);
     }
     let (acceptor, mut tcp) = match (tls, stream) {
@@ -206,12 +205,6 @@ async fn answer_ssl_request(mut stream: Stream, tls: Option<&TlsAcceptor>) -> Re
     tcp.write_all(b"S").await.map_err(StartupError::Gone)?;
     let encrypted = acceptor.accept(tcp).await.map_err(StartupError::Handshake)?;
     Ok(Stream::Tls(Box::new(TlsStream::Server(encrypted))))
-}
-
-/// Whether bytes wait in the socket, asked of the kernel and not of the runtime, whose knowledge may be a moment old.
-pub(super) fn has_more(tcp: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit()];
-    matches!(socket2::SockRef::from(tcp).peek(&mut byte), Ok(1))
 }
 
 async fn read_packet(stream: &mut (impl AsyncRead + Unpin)) -> Result<Packet, StartupError> {

@@ -1,9 +1,11 @@
 //! A socket as the rest of the proxy sees it: plain or encrypted, on either side.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -37,6 +39,17 @@ impl Stream {
         let mut context = Context::from_waker(Waker::noop());
         self.tcp().poll_read_ready(&mut context).is_ready()
     }
+
+    /// Whether bytes have arrived that nobody has read.
+    pub fn has_unread(&self) -> bool {
+        has_more(self.tcp())
+    }
+}
+
+/// Whether bytes wait in the socket, asked of the kernel and not of the runtime, whose knowledge may be a moment old.
+pub(super) fn has_more(tcp: &TcpStream) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    matches!(SockRef::from(tcp).peek(&mut byte), Ok(1))
 }
 
 impl AsyncRead for Stream {

@@ -19,8 +19,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use self::verify::{Judge, NameCheck, Trust};
-use super::startup::{ALPN, SSL_REQUEST, has_more};
+use super::startup::{ALPN, SSL_REQUEST};
 use super::stream::Stream;
+use super::stream::has_more;
 use crate::config::{NodeTls, SslMode};
 
 /// Why TLS can't be set up as configured. Every message names the file.

@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::super::aim::{Shot, Standing, signalled};
 use super::super::cancel::{CancelSlot, Hold, ServerProcess};
+use super::super::client_link::ClientLink;
 use super::super::danger::Signals;
 use super::super::outcome::Outcome;
 use super::super::overhear::{Alive, Until};
@@ -107,10 +108,14 @@ impl ClientSession {
         Some(Box::new(Aim { told, target }))
     }
 
-    /// Somebody aims at the session, or is done with it.
+    /// Somebody aims at the session, or is done with it; or a cancel request means what it was sent last.
     pub(super) async fn answer_call(&mut self) -> Result<(), End> {
         let slot = Arc::clone(&self.registered.slot);
-        match slot.standing() {
+        let standing = slot.standing();
+        if slot.is_unseen() {
+            self.look_for_unit();
+        }
+        match standing {
             Standing::Nobody => Ok(()),
             Standing::Awaited(near) => self.show_connection(near).await,
             Standing::Held(until) if until <= Instant::now() => {
@@ -128,6 +133,15 @@ impl ClientSession {
             }
             Standing::Released => self.make_sure().await,
         }
+    }
+
+    /// A cancel request has come while nothing was to do. What its client has sent before stands in the socket by now, or there is nothing that
+    /// could be meant.
+    fn look_for_unit(&self) {
+        let ClientLink { stream, inbox, .. } = &self.client;
+        self.registered
+            .slot
+            .looked(!inbox.bytes().is_empty() || stream.has_unread());
     }
 
     /// Shows those who aim at the session its connection, and takes one if it has none. In vain if there is none to be had soon, or what it had

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::aim::Shot;
-use super::super::cancel::ServerProcess;
+use super::super::cancel::{CancelSlot, ServerProcess};
 use super::super::danger::Signals;
 use super::super::error::SessionError;
 use super::super::exchange::{Exchange, Parties};
@@ -29,21 +29,27 @@ use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::Access;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::sqlstate::SqlState;
-use crate::wire::startup::CancelKey;
 
 /// Has what runs for longer than `limit` cancelled, as the client itself would.
 async fn limited(
     running: impl Future<Output = Outcome>,
     limit: Duration,
     worker: &Rc<Worker>,
-    key: &CancelKey,
+    slot: &Arc<CancelSlot>,
 ) -> Outcome {
     let mut running = pin!(running);
     loop {
         match tokio::time::timeout(limit, running.as_mut()).await {
             Ok(outcome) => return outcome,
             // It goes on, to the server's error.
-            Err(_) => drop(tokio::task::spawn_local(login::cancel(Rc::clone(worker), key.clone()))),
+            Err(_) => {
+                if let Some(under_way) = slot.strike() {
+                    let worker = Rc::clone(worker);
+                    drop(tokio::task::spawn_local(async move {
+                        login::deliver(&worker, under_way).await
+                    }));
+                }
+            }
         }
     }
 }
@@ -314,17 +320,18 @@ impl ClientSession {
         if plan.tells_process {
             self.registered.is_told(conn.pid);
         }
-        self.registered.slot.arm(ServerProcess {
+        let process = ServerProcess {
             node: conn.node,
             pid: conn.pid,
             secret: Arc::clone(&conn.secret),
-        });
+        };
+        let started = Instant::now();
+        self.registered.slot.arm(process, started);
         worker
             .shared
             .counters
             .sent(conn.node, attempt.target, plan.access, u64::from(plan.ready.max(1)));
         link.started(plan.access, u64::from(plan.ready.max(1)));
-        let started = Instant::now();
         let warm = conn.warms_up();
         let scope = self.statement_scope();
         let parties = Parties {
@@ -361,7 +368,7 @@ impl ClientSession {
         let outcome = match (early, limit) {
             (Some(outcome), _) => outcome,
             (None, None) => exchange.run().await,
-            (None, Some(limit)) => Box::pin(limited(exchange.run(), limit, &worker, &self.registered.key)).await,
+            (None, Some(limit)) => Box::pin(limited(exchange.run(), limit, &worker, &self.registered.slot)).await,
         };
         link.finished();
         match &outcome {
