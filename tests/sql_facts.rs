@@ -119,6 +119,11 @@ fn effects_are_found_however_they_are_written() {
             "nextval, pin temporary_table",
         ),
         ("PREPARE transaction AS SELECT 1", "write", "pin prepare"),
+        (
+            "COPY (SELECT a FROM pg_temp.t) TO '/tmp/x'",
+            "write",
+            "pin temporary_table",
+        ),
         ("SAVEPOINT U&\"\\0061\"", "write", "savepoint a"),
         ("EXPLAIN SELECT execute FROM t", "read", ""),
         ("EXPLAIN (execute) SELECT 1", "read", ""),

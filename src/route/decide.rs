@@ -34,7 +34,7 @@ pub struct Rules {
     pub wait_for_standby: Duration,
     /// What it must see beside its session's history, at any level.
     pub position: Option<Position>,
-    /// It must see everything that was committed before this too.
+    /// It must see everything that was flushed before this too.
     pub since: Option<Instant>,
 }
 
@@ -42,7 +42,7 @@ pub struct Rules {
 const WAIT_FOR_CURRENT: Duration = Duration::from_millis(200);
 
 impl Rules {
-    /// Only a node will do that has everything that was committed before `moment`, also at `eventual`.
+    /// Only a node will do that has everything that was flushed before `moment`, also at `eventual`.
     pub fn be_current(&mut self, moment: Instant) {
         self.since = Some(moment);
         self.wait_for_standby = self.wait_for_standby.max(WAIT_FOR_CURRENT);
@@ -161,12 +161,16 @@ pub fn decide(
             continue;
         };
         some_standby = true;
-        let fresh = match (want, floor(rules.consistency, history, node).max(rules.since)) {
+        // What was committed is flushed by then, or of no weight: a primary may hold back for long what else it has written.
+        let current = rules
+            .since
+            .is_none_or(|since| node.durable_as_of.is_some_and(|durable| durable > since));
+        let fresh = match (want, floor(rules.consistency, history, node)) {
             (Want::Standby, _) | (_, None) => true,
             (_, Some(floor)) => node.fresh_as_of.is_some_and(|fresh| fresh > floor),
         };
         let far_enough = position.is_none_or(|lsn| node.wal_position.is_some_and(|replayed| replayed >= lsn));
-        if fresh && far_enough {
+        if fresh && current && far_enough {
             let lag_share = lag.as_secs_f64() / rules.max_lag.as_secs_f64().max(1e-3);
             candidates.push(Candidate {
                 node: node.id,

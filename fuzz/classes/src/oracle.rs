@@ -144,6 +144,8 @@ impl Walk<'_> {
                     return self.statement(&fields["query"]);
                 }
             }
+            // Its block is in another language, which this doesn't read.
+            "DoStmt" => self.note(Sure::Perhaps, "block", kind.to_owned()),
             _ => {
                 self.object("statement", kind);
                 self.session(kind, fields);
@@ -421,8 +423,15 @@ impl Walk<'_> {
         let of_row = fields["arg"].get("RowExpr").is_some();
         let before = self.opinion.objections.len();
         self.walk(&fields["typeName"]);
-        if of_null || of_row {
-            // A row type or an enum, most likely: the product takes them for what they look like.
+        let string = &fields["arg"]["A_Const"]["sval"]["sval"];
+        let of_structure = string
+            .as_str()
+            .is_some_and(|text| text.trim_ascii_start().starts_with(['[', '(', '{']));
+        let of_nothing = fields["arg"]
+            .get("A_ArrayExpr")
+            .is_some_and(|array| array["elements"].is_null());
+        if of_null || of_row || of_structure || of_nothing {
+            // A row type, a range or an enum, most likely: the product takes them for what they look like.
             for objection in &mut self.opinion.objections[before..] {
                 objection.sure = Sure::Perhaps;
             }

@@ -188,12 +188,17 @@ fn goes_to_client(statement: &Statement<'_>, at: usize) -> bool {
 
 fn elsewhere(statement: &Statement<'_>, at: usize) -> Verdict {
     let to = statement.is_word(at, "to");
-    Verdict::write(Reason::Verb(if to {
+    let verdict = Verdict::write(Reason::Verb(if to {
         "COPY TO a server's file or program"
     } else {
         "COPY"
     }))
-    .with_calls(statement)
+    .with_calls(statement);
+    if names_temporary_schema(statement) {
+        verdict.with_pin(PinReason::TemporaryTable)
+    } else {
+        verdict
+    }
 }
 
 #[cfg(test)]
