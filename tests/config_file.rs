@@ -313,11 +313,6 @@ fn a_mistake_is_told_with_its_line_and_what_to_write() {
              `trust`, `scram-sha-256`, `md5`",
         ),
         (
-            "routing.wait_for_standby = \"5ms\"",
-            "p.toml:2:9: routing.wait_for_standby: is not supported yet: a read that finds no fit standby goes to the \
-             primary at once; leave it out, or write \"0ms\"",
-        ),
-        (
             "routing.defer_begin = true",
             "p.toml:2:9: routing.defer_begin: is not supported yet: a plain transaction starts on the primary; leave it \
              out, or write false",

@@ -242,3 +242,66 @@ async fn reads_that_find_no_standby_leave_connections_for_writes() {
         support::ended("a read", reader).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_transaction_has_the_level_that_its_begin_asks_for() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, EVENTUAL);
+    let mut client = login(&proxy).await;
+    let where_am_i = "select pg_is_in_recovery() /* pgsluice: standby */";
+    for (begin, on_standby) in [
+        ("begin read only", "t"),
+        ("begin read only /* pgsluice: consistency=linearizable */", "f"),
+        ("/* pgsluice: consistency=eventual */ begin read only", "t"),
+    ] {
+        client.run(begin).await;
+        assert_eq!(client.value(where_am_i).await, on_standby, "{begin}");
+        client.run("commit").await;
+    }
+    // What asks for more in a block moves it.
+    client.run("begin read only").await;
+    assert_eq!(client.value("select 1").await, "1");
+    client.run("set local pgsluice.consistency = linearizable").await;
+    assert_eq!(client.value("select pg_is_in_recovery()").await, "f");
+    client.run("commit").await;
+}
+
+/// The manual's example, as it stands there but for the ports and the position.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_readmes_example_of_a_position_runs() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let (here, there) = (Proxy::start(&lab), Proxy::start(&lab));
+    login(&here).await.run("create table orders (id int)").await;
+    let readme = include_str!("../README.md");
+    let psql = |line: &str, position: &str| {
+        let line = line
+            .replace("-p 5432", &format!("-p {}", here.port))
+            .replace("-p 5433", &format!("-p {}", there.port))
+            .replace("1:0/3041F98@7431260389410123456", position)
+            .replace(
+                "$ psql",
+                &format!("{}/psql -X -U postgres -d postgres", lab.pg_bin().display()),
+            );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &line])
+            .output()
+            .expect("psql");
+        assert!(
+            output.status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let lines: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with("$ psql") && line.contains("pgsluice."))
+        .collect();
+    let [insert, select] = lines[..] else {
+        panic!("{lines:?}")
+    };
+    let told = psql(insert, "");
+    let position = told.lines().last().expect("a position");
+    assert!(told.starts_with("INSERT 0 1\n1:") && position.contains('@'), "{told}");
+    assert_eq!(psql(select, position), "SET\n7\n");
+}

@@ -475,11 +475,15 @@ impl FunctionBody {
         if behind(b".") || behind(b"as") {
             return;
         }
+        // A statement of a body, which may define a function itself.
+        if self.is_open() && (behind(b";") || behind(b"atomic")) {
+            self.head = Head::Nothing;
+        }
         self.head = self.head.next(word);
-        if self.head != Head::Function {
+        if self.head != Head::Function && !self.is_open() {
             return;
         }
-        if self.after_begin && is(b"atomic") && depth == 0 {
+        if self.head == Head::Function && self.after_begin && is(b"atomic") && depth == 0 {
             self.open.push(Block::Body);
         } else if self.is_open() && is(b"case") {
             self.open.push(Block::Case);
@@ -526,6 +530,10 @@ mod tests {
             (
                 "create view v as select begin atomic from t; listen x",
                 &["create view v as select begin atomic from t", "listen x"],
+            ),
+            (
+                "create function f() begin atomic select begin atomic; end; listen x",
+                &["create function f() begin atomic select begin atomic; end", "listen x"],
             ),
             (
                 "create function f(begin atomic); listen x",
