@@ -235,7 +235,7 @@ impl Cluster {
 }
 
 /// Reads that find no standby fresh enough have the nodes asked this often at most.
-const NUDGE_PAUSE: Duration = Duration::from_millis(10);
+const NUDGE_PAUSE: Duration = Duration::from_millis(20);
 /// Readings and orders that wait for the coordinator; more make the monitors wait.
 const EVENTS_QUEUED: usize = 64;
 /// Lost connections or time-outs in a row until a primary is given up.
