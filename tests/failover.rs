@@ -824,6 +824,7 @@ async fn a_read_only_block_on_a_standby_outlives_the_primary() {
         .batch_execute("create table t as select 1 as n")
         .await
         .expect("a table");
+    until_replayed(&lab);
     let mut reader = Simple::login(proxy.port).await;
     assert_eq!(reader.say("begin read only").await, said(&["BEGIN"], &[], 'T'));
     assert_eq!(

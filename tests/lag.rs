@@ -356,3 +356,33 @@ async fn own_writes_are_seen_whatever_way_the_log_takes_to_a_standby() {
         assert!(proxy.statements(node).0 > before, "{node} was never read from");
     }
 }
+
+/// A standby may show a commit that waits for another, and that the primary doesn't show yet: a session must not see it come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_reads_are_the_primarys_where_commits_wait_for_standbys() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    for statement in [
+        "alter system set synchronous_standby_names = '*'",
+        "select pg_reload_conf()",
+    ] {
+        lab.sql("node1", statement).expect(statement);
+    }
+    let proxy = proxy_with_max_lag(&lab, "10s");
+    let (session, own_writes) = (
+        with_consistency(&proxy, "session").await,
+        with_consistency(&proxy, "read_your_writes").await,
+    );
+    let decided = "pgsluice_routing_decisions_total{target=\"primary\",reason=\"synchronous\"}";
+    eventually_async("the proxy knows of it", async || {
+        session.simple_query("select 1").await.expect("a read");
+        proxy.metric(decided) > 0.0
+    })
+    .await;
+    let before = proxy.statements("node2").0;
+    for _ in 0..20 {
+        session.simple_query("select 1").await.expect("a read");
+    }
+    assert_eq!(proxy.statements("node2").0, before);
+    own_writes.simple_query("select 1").await.expect("a read");
+    assert_eq!(proxy.statements("node2").0, before + 1);
+}

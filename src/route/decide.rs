@@ -238,3 +238,102 @@ pub fn usable_lag(node: &NodeState, max_lag: Duration, now: Instant) -> Option<D
     };
     node.lag(now).filter(|lag| fit && *lag <= max_lag)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Lsn, Timeline};
+    use crate::config::{Config, Overrides};
+
+    /// A primary, and a standby that has replayed up to 100, which the primary was at a second ago.
+    fn table(now: Instant) -> RoutingTable {
+        let text = "[cluster]\nnodes = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n";
+        let config = Config::parse(text, "test", &Overrides::default()).expect("a configuration");
+        let mut table = RoutingTable::at_start(&config.cluster, now);
+        let second_ago = now.checked_sub(Duration::from_secs(1));
+        (table.primary, table.timeline) = (Some(NodeId(0)), Some(Timeline(2)));
+        table.nodes[0].role = NodeRole::Primary;
+        table.nodes[1].role = NodeRole::Standby;
+        table.nodes[1].serving = Serving::Serving;
+        (table.nodes[1].fresh_as_of, table.nodes[1].durable_as_of) = (second_ago, second_ago);
+        table.nodes[1].wal_position = Some(Lsn(100));
+        table
+    }
+
+    fn rules(consistency: Consistency) -> Rules {
+        Rules {
+            consistency,
+            max_lag: Duration::from_secs(10),
+            read_from_primary: ReadFromPrimary::Fallback,
+            wait_for_standby: Duration::ZERO,
+            position: None,
+            since: None,
+        }
+    }
+
+    fn goes_to(
+        want: Want,
+        rules: &Rules,
+        table: &RoutingTable,
+        now: Instant,
+    ) -> Result<(Target, RouteReason), Decision> {
+        let history = History::default();
+        match decide(want, rules, &history, table, |_| Load::default(), None, now, 7) {
+            Decision::Go(route) => Ok((route.target, route.reason)),
+            other => Err(other),
+        }
+    }
+
+    #[test]
+    fn a_position_is_where_a_standby_must_have_come_to_at_any_level() {
+        let now = Instant::now();
+        let table = table(now);
+        let read = |position: &str| {
+            let rules = Rules {
+                position: Some(position.parse().expect(position)),
+                ..rules(Consistency::Eventual)
+            };
+            goes_to(Want::Read, &rules, &table, now)
+        };
+        assert_eq!(read("2:0/64"), Ok((Target::Standby, RouteReason::Read)));
+        assert_eq!(read("1:0/64"), Ok((Target::Standby, RouteReason::Read)));
+        assert_eq!(read("2:0/65"), Ok((Target::Primary, RouteReason::NotFreshEnough)));
+        assert_eq!(read("3:0/1"), Err(Decision::AwaitPrimary));
+    }
+
+    #[test]
+    fn where_commits_wait_for_standbys_session_reads_are_the_primarys() {
+        let now = Instant::now();
+        let mut table = table(now);
+        let session = rules(Consistency::Session);
+        assert_eq!(
+            goes_to(Want::Read, &session, &table, now),
+            Ok((Target::Standby, RouteReason::Read))
+        );
+        table.synchronous = true;
+        let synchronous = Ok((Target::Primary, RouteReason::Synchronous));
+        assert_eq!(goes_to(Want::Read, &session, &table, now), synchronous);
+        let own_writes = rules(Consistency::ReadYourWrites);
+        assert_eq!(
+            goes_to(Want::Read, &own_writes, &table, now),
+            Ok((Target::Standby, RouteReason::Read))
+        );
+    }
+
+    #[test]
+    fn what_must_be_current_is_not_read_from_what_was_current_a_second_ago() {
+        let now = Instant::now();
+        let mut table = table(now);
+        let mut current = rules(Consistency::Eventual);
+        current.be_current(now);
+        assert!(!current.wait_for_standby.is_zero());
+        let not_yet = Ok((Target::Primary, RouteReason::NotFreshEnough));
+        assert_eq!(goes_to(Want::Read, &current, &table, now), not_yet);
+        let later = now + Duration::from_millis(1);
+        table.nodes[1].durable_as_of = Some(later);
+        assert_eq!(
+            goes_to(Want::Read, &current, &table, later),
+            Ok((Target::Standby, RouteReason::Read))
+        );
+    }
+}
