@@ -76,6 +76,8 @@ pub struct Route {
     pub reason: RouteReason,
     /// Which run of the node's server was meant.
     pub server: Option<ServerIdentity>,
+    /// When the node was last asked, as far as this was decided by.
+    pub seen: Option<Instant>,
 }
 
 /// A route, or why there is none yet.
@@ -110,14 +112,19 @@ pub fn decide(
     now: Instant,
     dice: u64,
 ) -> Decision {
-    let primary = |reason| match table.primary {
-        Some(node) => Decision::Go(Route {
+    let go = |node: NodeId, target, reason| {
+        let state = table.node(node);
+        Decision::Go(Route {
             node,
-            target: Target::Primary,
+            target,
             epoch: table.epoch,
             reason,
-            server: table.node(node).and_then(|node| node.server_start),
-        }),
+            server: state.and_then(|state| state.server_start),
+            seen: state.and_then(|state| state.last_seen),
+        })
+    };
+    let primary = |reason| match table.primary {
+        Some(node) => go(node, Target::Primary, reason),
         None => Decision::AwaitPrimary,
     };
     if let Want::Primary(reason) = want {
@@ -129,13 +136,7 @@ pub fn decide(
             .iter()
             .find(|node| node.id == id && table.primary != Some(id));
         return match standby.and_then(|node| usable_lag(node, rules.max_lag, now)) {
-            Some(_) => Decision::Go(Route {
-                node: id,
-                target: Target::Standby,
-                epoch: table.epoch,
-                reason: RouteReason::Signal,
-                server: table.node(id).and_then(|node| node.server_start),
-            }),
+            Some(_) => go(id, Target::Standby, RouteReason::Signal),
             None => primary(RouteReason::Signal),
         };
     }
@@ -205,13 +206,7 @@ pub fn decide(
             (Target::Primary, _) if standbys > 0 => RouteReason::PrimaryAlso,
             (Target::Primary, _) => no_candidate(some_standby),
         };
-        return Decision::Go(Route {
-            node: chosen.node,
-            target,
-            epoch: table.epoch,
-            reason,
-            server: table.node(chosen.node).and_then(|node| node.server_start),
-        });
+        return go(chosen.node, target, reason);
     }
     match rules.read_from_primary {
         ReadFromPrimary::Never => Decision::AwaitStandby,

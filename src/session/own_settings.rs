@@ -98,6 +98,9 @@ pub(super) fn refused(name: &str, value: &str, cluster: Option<SystemIdentifier>
     })
 }
 
+/// What is wrong with a position that no node of this cluster can have.
+pub(super) const OTHER_CLUSTER: &str = "This position is another cluster's: its system identifier is not this one's.";
+
 /// What is wrong with a position that a session is to see.
 pub(super) fn bad_position(text: &str, cluster: Option<SystemIdentifier>) -> Option<&'static str> {
     match text.parse::<Position>() {
@@ -106,7 +109,7 @@ pub(super) fn bad_position(text: &str, cluster: Option<SystemIdentifier>) -> Opt
             "pgsluice.min_position is what SHOW pgsluice.position tells, TIMELINE:X/Y@SYSTEM_IDENTIFIER, or empty.",
         ),
         Ok(position) if position.cluster.is_some() && cluster.is_some() && position.cluster != cluster => {
-            Some("This position is another cluster's: its system identifier is not this one's.")
+            Some(OTHER_CLUSTER)
         }
         Ok(_) => None,
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::error::SessionError;
+use super::own_settings::OTHER_CLUSTER;
 use super::worker::Worker;
 use crate::auth::server_login::ServerLoginError;
 use crate::cluster::{Hint, NodeId};
@@ -66,8 +67,8 @@ pub struct Placing<'a> {
     avoid: Option<NodeId>,
     /// Since when the primary has had no connection left for us.
     crowded: Option<Instant>,
-    /// Since when it has waited for a standby to catch up, and what tells that one may have.
-    catching_up: Option<(Instant, watch::Receiver<u64>)>,
+    /// Since when it has waited for a standby to catch up.
+    catching_up: Option<Instant>,
     /// What it is to see is of a timeline that isn't known here.
     ahead: bool,
 }
@@ -103,7 +104,7 @@ impl<'a> Placing<'a> {
 
     /// How long it has waited for a standby to catch up, if it has.
     pub fn caught_up_in(&self) -> Option<Duration> {
-        self.catching_up.as_ref().map(|(since, _)| since.elapsed())
+        self.catching_up.map(|since| since.elapsed())
     }
 
     /// Finds a place. Safe to drop.
@@ -176,7 +177,8 @@ impl<'a> Placing<'a> {
                 lease.check_in(Instant::now());
                 continue;
             }
-            if route.target == Target::Standby && self.may_have_restarted(&route, &mut lease) {
+            if route.target == Target::Standby && route.seen.is_none_or(|seen| seen <= lease.conn().opened()) {
+                // It was opened since the standby was last asked: maybe to one that was restarted, and is behind what was decided by.
                 lease.check_in(Instant::now());
                 Box::pin(self.news(PAUSE, None)).await;
                 continue;
@@ -234,22 +236,10 @@ impl<'a> Placing<'a> {
         }
     }
 
-    /// Whether a connection to a standby was opened since the standby was last asked: it may be to a server that was restarted, and is behind
-    /// what was decided by.
-    fn may_have_restarted(&self, route: &Route, lease: &mut Lease) -> bool {
-        let table = self.worker.shared.cluster.table();
-        let seen = table.node(route.node).and_then(|node| node.last_seen);
-        seen.is_none_or(|seen| seen <= lease.conn().opened())
-    }
-
     /// Has the nodes asked and waits for what they say, but no longer than `limit`.
-    async fn news(&mut self, limit: Duration, floor: Option<Instant>) {
+    async fn news(&self, limit: Duration, floor: Option<Instant>) {
         let cluster = &self.worker.shared.cluster;
-        let mut news = match &mut self.catching_up {
-            Some((_, news)) => news.clone(),
-            None => cluster.published(),
-        };
-        news.mark_unchanged();
+        let mut news = cluster.published();
         cluster.freshen(floor);
         let _ = tokio::time::timeout(limit, news.changed()).await;
     }
@@ -264,7 +254,7 @@ impl<'a> Placing<'a> {
         if route.reason == RouteReason::NotFreshEnough && rules.wait_for_standby.is_zero() {
             cluster.nudge(rules.moment(history));
         } else if route.reason == RouteReason::NotFreshEnough {
-            let (since, _) = self.catching_up.get_or_insert_with(|| (now, cluster.published()));
+            let since = self.catching_up.get_or_insert(now);
             let rest = rules
                 .wait_for_standby
                 .saturating_sub(now.saturating_duration_since(*since));
@@ -350,7 +340,7 @@ impl<'a> Placing<'a> {
                     return Err(SessionError::BadSetting {
                         name: "pgsluice.min_position".to_owned(),
                         value: rules.position.map(|position| position.to_string()).unwrap_or_default(),
-                        allowed: "This position is another cluster's: its system identifier is not this one's.",
+                        allowed: OTHER_CLUSTER,
                     });
                 }
             }

@@ -25,12 +25,8 @@ enum Holds {
     Relation,
 }
 
-/// Whether a word, quoted or not, is the name of a function whose literal argument is judged.
-pub(crate) fn takes_sql(word: &[u8]) -> bool {
-    let bare = match word {
-        [b'"', bare @ .., b'"'] => bare,
-        bare => bare,
-    };
+/// Whether this is the name of a function whose literal argument is judged.
+pub(crate) fn takes_sql(bare: &[u8]) -> bool {
     // Nearly every word is told by its first letter.
     matches!(bare.first(), Some(b'q' | b'Q' | b't' | b'T'))
         && TAKERS

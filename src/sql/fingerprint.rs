@@ -130,7 +130,7 @@ fn takes_a_telling_text(word: &[u8]) -> bool {
         [b'"', bare @ .., b'"'] => bare,
         bare => bare,
     };
-    bare.eq_ignore_ascii_case(b"set_config") || embedded::takes_sql(word)
+    bare.eq_ignore_ascii_case(b"set_config") || embedded::takes_sql(bare)
 }
 
 /// Follows `IN (1, 2, 3)`, so that lists of values have one normal form whatever their length. A function's arguments are never
