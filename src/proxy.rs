@@ -94,7 +94,7 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
     tokio::spawn(reap(Arc::clone(&shared)));
     tokio::spawn(catalog::keep(
         fresh,
-        Asker::new(&config, &shared.node_tls),
+        Asker::new(&config, &shared.node_tls, shared.cluster.book().clone()),
         shared.cluster.clone(),
         keeping(&shared),
     ));
@@ -154,7 +154,6 @@ async fn admin_listener(config: &Config) -> Result<Option<TcpListener>, ProxyErr
 fn shared(config: &Arc<Config>, catalogs: Catalogs) -> Result<Shared, ProxyError> {
     let node_tls = NodeTlsConnector::new(&config.cluster.tls)?;
     let metrics = Metrics::new();
-    let names: Vec<String> = config.cluster.nodes.iter().map(|node| node.name.clone()).collect();
     metrics
         .gauge(
             metrics::BUILD_INFO,
@@ -165,11 +164,11 @@ fn shared(config: &Arc<Config>, catalogs: Catalogs) -> Result<Shared, ProxyError
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     metrics.gauge(metrics::START_TIME, &[]).set(now.as_secs_f64());
+    let cluster = Cluster::start(config, &node_tls)?;
     Ok(Shared {
         config: ArcSwap::from(Arc::clone(config)),
-        cluster: Cluster::start(config, &node_tls)?,
         pools: Pools::new(
-            &config.cluster.nodes,
+            cluster.book(),
             node_tls.clone(),
             config.pool.clone(),
             config.listen.threads,
@@ -183,7 +182,8 @@ fn shared(config: &Arc<Config>, catalogs: Catalogs) -> Result<Shared, ProxyError
         clients: AtomicUsize::new(0),
         held: AtomicUsize::new(0),
         draining: AtomicBool::new(false),
-        counters: Counters::new(&metrics, &names),
+        counters: Counters::new(&metrics, cluster.book()),
+        cluster,
         metrics,
     })
 }

@@ -1,7 +1,7 @@
 //! What a database's names mean now, for who asks once.
 
 use super::load::load;
-use crate::cluster::{Asker, NodeId};
+use crate::cluster::{Asker, Book, NodeId};
 use crate::config::Config;
 use crate::sql::Learned;
 use crate::wire::tls::{NodeTlsConnector, TlsError};
@@ -22,7 +22,11 @@ pub enum LookUpError {
 /// # Errors
 /// [`LookUpError`]
 pub async fn look_up(config: &Config, database: &str) -> Result<Learned, LookUpError> {
-    let asker = Asker::new(config, &NodeTlsConnector::new(&config.cluster.tls)?);
+    let asker = Asker::new(
+        config,
+        &NodeTlsConnector::new(&config.cluster.tls)?,
+        Book::of(&config.cluster.nodes),
+    );
     let mut refusal = "there are no nodes".to_owned();
     for (index, node) in config.cluster.nodes.iter().enumerate() {
         match load(&asker, NodeId(index as u16), database).await {

@@ -77,6 +77,8 @@ fn announce_role(old: &NodeState, new: &NodeState, why_no_primary: Option<NoPrim
         NodeRole::Primary | NodeRole::Standby | NodeRole::Unknown => {
             tracing::info!(node, role = %new.role, timeline, "role")
         }
+        // Said with its reason when it leaves.
+        NodeRole::Departed => {}
         NodeRole::Unreachable => {
             tracing::warn!(node, error = new.last_error.as_deref(), was = %old.role, "the node can't be reached");
         }

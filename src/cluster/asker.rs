@@ -1,12 +1,12 @@
 //! Questions to a node beyond the monitor's own, as the monitor's role: each on a connection of its own, which it closes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::book::Book;
 use super::node::NodeId;
 use super::probe_connection::{AskError, Bounds, ProbeConnection, Row, Target};
 use super::reading::Unreachable;
-use super::secret_of;
+use super::targets::Targets;
 use crate::config::Config;
 use crate::wire::tls::NodeTlsConnector;
 
@@ -19,12 +19,15 @@ const BOUNDS: Bounds = Bounds {
 /// Where and as whom to ask.
 #[derive(Debug, Clone)]
 pub struct Asker {
-    targets: Arc<[Target]>,
+    targets: Targets,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
+    /// There is no such node any more.
+    #[error("it is no node any more")]
+    Departed,
     /// The node doesn't let us in.
     #[error("{}", .0.message)]
     Unreachable(Unreachable),
@@ -37,14 +40,10 @@ pub enum Unanswered {
 }
 
 impl Asker {
-    /// For the nodes of `config`.
-    pub fn new(config: &Config, tls: &NodeTlsConnector) -> Asker {
-        let secret = secret_of(config);
-        let targets = config.cluster.nodes.iter();
+    /// For the nodes of `book`, as `config`'s monitor.
+    pub fn new(config: &Config, tls: &NodeTlsConnector, book: Book) -> Asker {
         Asker {
-            targets: targets
-                .map(|node| super::target(config, node, tls, secret.clone()))
-                .collect(),
+            targets: Targets::new(config, tls, book),
         }
     }
 
@@ -61,7 +60,7 @@ impl Asker {
     ) -> Result<Vec<Vec<String>>, Unanswered> {
         let target = Target {
             database: database.to_owned(),
-            ..self.targets[node.index()].clone()
+            ..self.targets.of(node).ok_or(Unanswered::Departed)?
         };
         let asked = async {
             let connection = ProbeConnection::open(&target).await.map_err(Unanswered::Unreachable)?;

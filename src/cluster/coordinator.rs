@@ -5,25 +5,32 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::activity::LOOK_EVERY;
 use super::announce::announce;
+use super::book::Book;
 use super::knowledge::Knowledge;
 use super::lsn::Timeline;
+use super::membership::{Change, Membership};
+use super::monitor::{Monitor, Pace};
 use super::node::NodeId;
 use super::position::Fork;
-use super::probe_connection::Target;
 use super::reading::Reading;
 use super::routing_table::{NoPrimary, NodeState, RoutingTable};
 use super::state_file::Remembered;
+use super::targets::Targets;
 use super::{Shared, history};
+use crate::config::NodeConfig;
 
 /// What the coordinator is told.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A monitor has asked its node.
-    Reading(NodeId, Reading),
+    Reading(Watch, Reading),
+    /// These are the nodes from now on.
+    Nodes(Arc<[NodeConfig]>),
     /// A promotion begins: hold writes. Answers, once that is published, with the timeline that the promotion leaves, or `None`
     /// if no primary was ever seen; then nothing is held.
     Hold(oneshot::Sender<Option<Timeline>>),
@@ -33,6 +40,20 @@ pub(super) enum Event {
     HoldOn,
     /// Where the timelines before this one ended.
     History(Timeline, Vec<Fork>),
+}
+
+/// One monitor's watch over one node; the next node in the same place has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Watch {
+    pub(super) node: NodeId,
+    number: u64,
+}
+
+impl Watch {
+    #[cfg(test)]
+    pub(super) fn over(node: NodeId) -> Watch {
+        Watch { node, number: 0 }
+    }
 }
 
 /// While a claim waits for the others to contradict, the clock is looked at this often.
@@ -46,11 +67,12 @@ pub(super) struct Coordinator {
     /// What the state file should hold.
     pub(super) remember: watch::Sender<Option<Remembered>>,
     pub(super) histories: Histories,
+    pub(super) watches: Watches,
 }
 
 /// Asks each primary once where the timelines before its own ended.
 pub(super) struct Histories {
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Targets,
     pub(super) tell: mpsc::WeakSender<Event>,
     /// The primary that was asked last.
     pub(super) asked: Option<(NodeId, Timeline)>,
@@ -65,13 +87,81 @@ impl Histories {
             return;
         }
         self.asked = Some((primary, timeline));
-        if let Some(target) = self.targets.get(primary.index()) {
-            tokio::spawn(history::find_out(target.clone(), timeline, self.tell.clone()));
+        if let Some(target) = self.targets.of(primary) {
+            tokio::spawn(history::find_out(target, timeline, self.tell.clone()));
         }
     }
 }
 
+/// The nodes as they are, each with a monitor that watches it.
+pub(super) struct Watches {
+    members: Membership,
+    book: Book,
+    targets: Targets,
+    pace: Pace,
+    tell: mpsc::WeakSender<Event>,
+    tasks: JoinSet<()>,
+    /// By node: the watch, and how to end it.
+    running: Vec<Option<(Watch, AbortHandle)>>,
+    begun: u64,
+}
+
+impl Watches {
+    pub(super) fn new(book: Book, targets: Targets, pace: Pace, tell: mpsc::WeakSender<Event>) -> Watches {
+        Watches {
+            members: Membership::default(),
+            book,
+            targets,
+            pace,
+            tell,
+            tasks: JoinSet::new(),
+            running: Vec::new(),
+            begun: 0,
+        }
+    }
+
+    fn is_on(&self, watch: Watch) -> bool {
+        let running = self.running.get(watch.node.index());
+        running.is_some_and(|running| running.as_ref().is_some_and(|(on, _)| *on == watch))
+    }
+
+    fn begin(&mut self, node: NodeId, shared: &Arc<Shared>) {
+        let (Some(readings), Some(target)) = (self.tell.upgrade(), self.targets.of(node)) else {
+            return;
+        };
+        self.begun += 1;
+        let watch = Watch {
+            node,
+            number: self.begun,
+        };
+        let monitor = Monitor {
+            watch,
+            target,
+            pace: self.pace,
+            shared: Arc::clone(shared),
+            readings,
+        };
+        let handle = self.tasks.spawn(monitor.run());
+        self.running
+            .resize_with(self.running.len().max(node.index() + 1), || None);
+        self.running[node.index()] = Some((watch, handle));
+    }
+
+    fn end(&mut self, node: NodeId) {
+        if let Some((_, handle)) = self.running.get_mut(node.index()).and_then(Option::take) {
+            handle.abort();
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+}
+
 impl Coordinator {
+    /// Takes up the first nodes.
+    pub(super) fn begin(&mut self, nodes: &[NodeConfig], now: Instant) {
+        self.become_these(nodes, now);
+        self.publish();
+    }
+
     /// Runs until aborted, or until nobody can tell it anything any more.
     pub(super) async fn run(mut self) {
         let mut look = interval(LOOK_EVERY);
@@ -101,7 +191,11 @@ impl Coordinator {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::Reading(node, reading) => self.knowledge.take(node, reading, now),
+            Event::Reading(watch, reading) if self.watches.is_on(watch) => {
+                self.knowledge.take(watch.node, reading, now);
+            }
+            Event::Reading(..) => return,
+            Event::Nodes(nodes) => self.become_these(&nodes, now),
             Event::Release => self.knowledge.release(now),
             Event::HoldOn => self.knowledge.hold_on(now),
             Event::History(timeline, forks) => self.knowledge.learn_history(timeline, forks),
@@ -115,6 +209,34 @@ impl Coordinator {
             }
         }
         self.publish();
+    }
+
+    /// Takes up the nodes that have come, and drops those that have gone: in the book, the monitors, and what is known.
+    fn become_these(&mut self, nodes: &[NodeConfig], now: Instant) {
+        for change in self.watches.members.become_these(nodes, now) {
+            match change {
+                Change::Joined(id, node) => {
+                    tracing::info!(node = %node.name, address = %node.address, "the node is one of the cluster's now");
+                    self.knowledge.join(id, &node, now);
+                    self.watches.book.enter(id, Some(node));
+                    self.watches.begin(id, &self.shared);
+                }
+                Change::Renamed(id, node) => {
+                    self.knowledge.rename(id, &node);
+                    self.watches.book.enter(id, Some(node));
+                }
+                Change::Left(id, node) => {
+                    tracing::info!(node = %node.name, address = %node.address, "the node is none of the cluster's any more");
+                    self.watches.end(id);
+                    self.knowledge.leave(id, now);
+                    self.watches.book.enter(id, None);
+                }
+                Change::NoPlace(node) => tracing::error!(
+                    node = %node.name, address = %node.address,
+                    "the node is left out: there are too many, or too many have come and gone"
+                ),
+            }
+        }
     }
 
     fn reconsider(&mut self) {

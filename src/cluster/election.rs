@@ -194,7 +194,7 @@ impl Member {
     fn claim(&self) -> Option<Claim> {
         match self.standing()? {
             Standing::Claiming(claim) => Some(claim),
-            Standing::Unasked | Standing::Out | Standing::Recovering => None,
+            Standing::Unasked | Standing::Out | Standing::Departed | Standing::Recovering => None,
         }
     }
 
@@ -212,6 +212,7 @@ impl Member {
             Member::Ours { standing, .. } => match standing {
                 Standing::Unasked => NodeRole::Unknown,
                 Standing::Out => NodeRole::Unreachable,
+                Standing::Departed => NodeRole::Departed,
                 Standing::Recovering => NodeRole::Standby,
                 Standing::Claiming(_) if current.is_some_and(|term| term.node == id) => NodeRole::Primary,
                 Standing::Claiming(_) if confirming == Some(id) => NodeRole::Unknown,
@@ -285,8 +286,8 @@ fn counts(
         return true;
     }
     let had_their_say = |view: &NodeView| {
-        view.asked_at()
-            .is_some_and(|asked_at| asked_at + settings.interval >= claim.since)
+        let in_time = |asked_at: Instant| asked_at + settings.interval >= claim.since;
+        view.has_departed() || view.asked_at().is_some_and(in_time)
     };
     let others = nodes.iter().enumerate().filter(|(index, _)| *index != claimant.index());
     others.map(|(_, view)| view).all(had_their_say) || now.saturating_duration_since(claim.since) >= settings.timeout
@@ -309,7 +310,8 @@ fn why_nobody(members: &[Member], previous: &ClusterState) -> NoPrimary {
 
 /// What most of the nodes that answered say, the first of them where there are as many; `None` until all were asked.
 fn most_common_identifier(nodes: &[NodeView]) -> Option<SystemIdentifier> {
-    if nodes.iter().any(|view| view.asked_at().is_none()) {
+    let unasked = |view: &NodeView| view.asked_at().is_none() && !view.has_departed();
+    if nodes.iter().any(unasked) {
         return None;
     }
     let said: Vec<SystemIdentifier> = nodes.iter().filter_map(NodeView::system_identifier).collect();

@@ -16,6 +16,7 @@ use super::reading::{Reading, ReplayProgress, ServerState};
 use super::routing_table::{ClusterStats, NodeState, RoutingTable};
 use super::serving::{Lag, Serving, Verdict};
 use super::state_file::Remembered;
+use crate::config::NodeConfig;
 
 /// What the proxy knows.
 pub struct Knowledge {
@@ -30,7 +31,7 @@ pub struct Knowledge {
     /// Where the timelines before this one ended, where that is known.
     history: Option<(Timeline, Arc<[Fork]>)>,
     /// Rows to fill in: name and weight.
-    blank: Box<[NodeState]>,
+    blank: Vec<NodeState>,
 }
 
 /// What decides besides readings.
@@ -61,8 +62,37 @@ impl Knowledge {
             last_failover: None,
             without_primary_since: Some(now),
             history: None,
-            blank: blank.nodes.clone(),
+            blank: blank.nodes.to_vec(),
         }
+    }
+
+    /// A node takes this place, of which nothing is known yet.
+    pub fn join(&mut self, id: NodeId, node: &NodeConfig, now: Instant) {
+        let fresh = (
+            NodeView::default(),
+            Verdict::because(Serving::Unreachable),
+            NodeState::unknown(id, node),
+        );
+        let index = id.index();
+        if index == self.views.len() {
+            self.views.push(fresh.0);
+            self.verdicts.push(fresh.1);
+            self.blank.push(fresh.2);
+        } else {
+            (self.views[index], self.verdicts[index], self.blank[index]) = fresh;
+        }
+        self.conclude(None, now);
+    }
+
+    /// The node of this place goes by another name or weight.
+    pub fn rename(&mut self, id: NodeId, node: &NodeConfig) {
+        self.blank[id.index()] = NodeState::unknown(id, node);
+    }
+
+    /// The node of this place is none any more.
+    pub fn leave(&mut self, id: NodeId, now: Instant) {
+        self.views[id.index()] = NodeView::departed();
+        self.conclude(None, now);
     }
 
     /// Takes a reading of `node` and draws the conclusions. One that came too late changes nothing.
@@ -174,7 +204,7 @@ impl Knowledge {
             NodeRole::Primary => Verdict::because(Serving::Serving),
             NodeRole::StalePrimary => Verdict::because(Serving::Fenced),
             NodeRole::Foreign => Verdict::because(Serving::Foreign),
-            NodeRole::Unreachable | NodeRole::Unknown => Verdict::because(Serving::Unreachable),
+            NodeRole::Unreachable | NodeRole::Departed | NodeRole::Unknown => Verdict::because(Serving::Unreachable),
             NodeRole::Standby if self.views[index].reached().is_none() => Verdict::because(Serving::Unreachable),
             NodeRole::Standby if !self.follows(index) => Verdict::because(Serving::OtherTimeline),
             NodeRole::Standby => match self.lag(index) {

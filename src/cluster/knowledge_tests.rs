@@ -60,7 +60,7 @@ impl Bench {
             election,
             max_lag: Duration::from_secs(10),
         };
-        let knowledge = Knowledge::new(settings, &RoutingTable::at_start(&cluster, start), None, start);
+        let knowledge = Knowledge::new(settings, &RoutingTable::at_start(&cluster.nodes, start), None, start);
         Bench {
             start,
             now: 0,

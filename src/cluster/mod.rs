@@ -25,11 +25,14 @@ pub mod state_file;
 mod activity;
 mod announce;
 mod asker;
+mod book;
 mod coordinator;
 mod history;
+mod membership;
 mod monitor;
 mod probe_connection;
 mod promotion;
+mod targets;
 mod trigger_file;
 
 use std::sync::Arc;
@@ -40,24 +43,25 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::auth::secret::NodeSecret;
 use crate::config::{Config, NodeConfig};
 use crate::wire::tls::NodeTlsConnector;
 
 use activity::Activity;
 pub use asker::{Asker, Unanswered};
-use coordinator::{Coordinator, Histories};
+pub use book::Book;
+use coordinator::{Coordinator, Event, Histories, Watches};
 use knowledge::Knowledge;
 pub use lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
-use monitor::{Monitor, Pace};
+pub use membership::PLACES;
+use monitor::Pace;
 pub use node::{NodeId, NodeRole};
 pub use position::{Position, Reach};
-use probe_connection::Target;
 use promotion::Promoter;
 pub use reading::ServerIdentity;
 pub use routing_table::{ClusterStats, NoPrimary, NodeState, PrimarySample, RoutingTable};
 pub use serving::Serving;
 pub use state_file::StateFileError;
+use targets::Targets;
 
 /// The cluster as this proxy sees it: a handle, cheap to clone, for every thread.
 #[derive(Clone)]
@@ -66,6 +70,9 @@ pub struct Cluster(Arc<Watched>);
 /// The tasks end with the last handle.
 struct Watched {
     shared: Arc<Shared>,
+    /// The nodes that the configuration names.
+    fixed: watch::Sender<Arc<[NodeConfig]>>,
+    book: Book,
     _tasks: JoinSet<()>,
 }
 
@@ -82,7 +89,7 @@ pub(crate) struct Shared {
     started: Instant,
     /// As soon as the primary has answered, standbys are to be asked whether they have come so far.
     standbys_next: AtomicBool,
-    /// One for each node; wakes its monitor.
+    /// One for each place; wakes its monitor.
     wake: Box<[Notify]>,
     /// Whether clients send statements.
     activity: Activity,
@@ -99,7 +106,7 @@ impl Cluster {
     /// Outside a tokio runtime.
     pub fn start(config: &Config, tls: &NodeTlsConnector) -> Result<Cluster, StartError> {
         let now = Instant::now();
-        let table = RoutingTable::at_start(&config.cluster, now);
+        let blank = RoutingTable::at_start(&[], now);
         let remembered = config
             .cluster
             .state_file
@@ -107,45 +114,32 @@ impl Cluster {
             .map(state_file::read)
             .transpose()?
             .flatten();
-        let knowledge = Knowledge::new(settings(config), &table, remembered, now);
-        let shared = Arc::new(Shared::new(table));
+        let knowledge = Knowledge::new(settings(config), &blank, remembered, now);
+        let shared = Arc::new(Shared::new(RoutingTable::at_start(&config.cluster.nodes, now)));
         let (sender, events) = mpsc::channel(EVENTS_QUEUED);
         let (remember, to_write) = watch::channel(remembered);
-        // One secret for all, so that what is derived from it is derived once.
-        let secret = secret_of(config);
-        let target = |node| target(config, node, tls, secret.clone());
-        let targets: Vec<Target> = config.cluster.nodes.iter().map(target).collect();
+        let book = Book::of(&config.cluster.nodes);
+        let targets = Targets::new(config, tls, book.clone());
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(
-            Coordinator {
-                knowledge,
-                shared: Arc::clone(&shared),
-                events,
-                remember,
-                histories: Histories {
-                    targets: targets.clone(),
-                    tell: sender.downgrade(),
-                    asked: None,
-                },
-            }
-            .run(),
-        );
+        let mut coordinator = Coordinator {
+            knowledge,
+            shared: Arc::clone(&shared),
+            events,
+            remember,
+            histories: Histories {
+                targets: targets.clone(),
+                tell: sender.downgrade(),
+                asked: None,
+            },
+            watches: Watches::new(book.clone(), targets.clone(), pace(config), sender.downgrade()),
+        };
+        coordinator.begin(&config.cluster.nodes, now);
+        tasks.spawn(coordinator.run());
+        let (fixed, nodes) = watch::channel(config.cluster.nodes.as_slice().into());
+        tasks.spawn(hand_on(nodes, sender.clone()));
         if let Some(path) = &config.cluster.state_file {
             tasks.spawn(state_file::keep(path.clone(), to_write));
-        }
-        for (node, target) in shared.table.load().nodes.iter().zip(&targets) {
-            let (target, shared, readings) = (target.clone(), Arc::clone(&shared), sender.clone());
-            tasks.spawn(
-                Monitor {
-                    node: node.id,
-                    target,
-                    pace: pace(config),
-                    shared,
-                    readings,
-                }
-                .run(),
-            );
         }
         if let Some(path) = &config.failover.trigger_file {
             let promoter = Promoter {
@@ -157,13 +151,20 @@ impl Cluster {
             };
             tasks.spawn(trigger_file::watch(path.clone(), promoter));
         }
-        Ok(Cluster(Arc::new(Watched { shared, _tasks: tasks })))
+        Ok(Cluster(Arc::new(Watched {
+            shared,
+            fixed,
+            book,
+            _tasks: tasks,
+        })))
     }
 
     /// A cluster that nobody watches, with this table for ever: for tests, and for explaining a route without a server.
     pub fn frozen(table: RoutingTable) -> Cluster {
         Cluster(Arc::new(Watched {
             shared: Arc::new(Shared::new(table)),
+            fixed: watch::Sender::new(Arc::default()),
+            book: Book::of(&[]),
             _tasks: JoinSet::new(),
         }))
     }
@@ -171,6 +172,17 @@ impl Cluster {
     /// The current table. Load it once per statement; a guard held for long delays nothing but its own table's end.
     pub fn table(&self) -> Guard<Arc<RoutingTable>> {
         self.0.shared.table.load()
+    }
+
+    /// Where the nodes are. Also those of an id in a table that was just published.
+    pub fn book(&self) -> &Book {
+        &self.0.book
+    }
+
+    /// The configuration names these nodes from now on: new ones are watched, those left out get nothing any more. It is so a moment
+    /// later.
+    pub fn set_nodes(&self, nodes: &[NodeConfig]) {
+        self.0.fixed.send_replace(nodes.into());
     }
 
     /// A number that grows whenever the primary, the epoch, or a node's role or fitness for reads has changed. The table is
@@ -241,6 +253,16 @@ const EVENTS_QUEUED: usize = 64;
 /// Lost connections or time-outs in a row until a primary is given up.
 const FAILURES_BEFORE_OUT: u32 = 2;
 
+/// Tells the coordinator of every new list of nodes.
+async fn hand_on(mut nodes: watch::Receiver<Arc<[NodeConfig]>>, orders: mpsc::Sender<Event>) {
+    while nodes.changed().await.is_ok() {
+        let these = Arc::clone(&nodes.borrow_and_update());
+        if orders.send(Event::Nodes(these)).await.is_err() {
+            return;
+        }
+    }
+}
+
 fn settings(config: &Config) -> knowledge::Settings {
     knowledge::Settings {
         election: election::Settings {
@@ -256,22 +278,6 @@ fn pace(config: &Config) -> Pace {
     Pace {
         interval: config.monitor.interval,
         idle_interval: config.monitor.idle_interval.max(config.monitor.interval),
-        timeout: config.monitor.timeout,
-    }
-}
-
-fn secret_of(config: &Config) -> Option<NodeSecret> {
-    let password = config.monitor.password.as_ref();
-    password.map(|password| NodeSecret::plain(&password.0))
-}
-
-fn target(config: &Config, node: &NodeConfig, tls: &NodeTlsConnector, secret: Option<NodeSecret>) -> Target {
-    Target {
-        address: node.address.clone(),
-        user: config.monitor.user.clone(),
-        database: config.monitor.database.clone(),
-        secret,
-        tls: tls.clone(),
         timeout: config.monitor.timeout,
     }
 }
@@ -301,7 +307,7 @@ pub enum Hint {
 impl Shared {
     fn new(table: RoutingTable) -> Shared {
         Shared {
-            wake: table.nodes.iter().map(|_| Notify::new()).collect(),
+            wake: (0..PLACES).map(|_| Notify::new()).collect(),
             table: ArcSwap::from_pointee(table),
             version: watch::Sender::new(0),
             published: watch::Sender::new(0),

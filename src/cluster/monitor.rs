@@ -11,8 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::coordinator::Event;
-use super::node::NodeId;
+use super::coordinator::{Event, Watch};
 use super::probe_connection::{AskError, ProbeConnection, Target};
 use super::reading::{FailureKind, Outcome, Reading, Unreachable};
 
@@ -40,7 +39,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Watches one node.
 pub(super) struct Monitor {
-    pub(super) node: NodeId,
+    pub(super) watch: Watch,
     pub(super) target: Target,
     pub(super) pace: Pace,
     pub(super) shared: Arc<Shared>,
@@ -101,7 +100,7 @@ impl Monitor {
         tokio::time::sleep(pause.min(SHORTEST_PAUSE)).await;
         let rest = jittered(pause).saturating_sub(SHORTEST_PAUSE);
         // The time is up, or somebody knows something: both mean "ask".
-        let _ = timeout(rest, self.shared.wake[self.node.index()].notified()).await;
+        let _ = timeout(rest, self.shared.wake[self.watch.node.index()].notified()).await;
     }
 
     fn interval(&self) -> Duration {
@@ -126,7 +125,7 @@ impl Monitor {
             outcome,
         };
         self.readings
-            .send(Event::Reading(self.node, reading))
+            .send(Event::Reading(self.watch, reading))
             .await
             .map_err(|_| NobodyListens)
     }
@@ -162,6 +161,7 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::NodeId;
 
     #[test]
     fn the_first_retry_is_at_once_and_the_pauses_grow_to_a_second() {
@@ -183,10 +183,10 @@ mod tests {
             state_file: None,
             tls: NodeTls::default(),
         };
-        let mut table = RoutingTable::at_start(&cluster, Instant::now());
+        let mut table = RoutingTable::at_start(&cluster.nodes, Instant::now());
         let shared = Arc::new(Shared::new(table.clone()));
         let monitor = Monitor {
-            node: NodeId(0),
+            watch: Watch::over(NodeId(0)),
             target: Target {
                 address: NodeAddress {
                     host: "h".into(),

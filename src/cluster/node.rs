@@ -33,12 +33,14 @@ pub enum NodeRole {
     Foreign,
     /// Could not be asked lately.
     Unreachable,
+    /// Was a node, and is none any more: no source of nodes names it. Gets nothing.
+    Departed,
     /// Not asked yet; or out of recovery and about to be elected, as soon as the others had a moment to contradict.
     Unknown,
 }
 
 impl NodeRole {
-    /// Every role, in the order in which metrics list them.
+    /// Every role of a node, in the order in which metrics list them.
     pub const ALL: [NodeRole; 6] = [
         NodeRole::Primary,
         NodeRole::Standby,
@@ -56,6 +58,7 @@ impl NodeRole {
             NodeRole::StalePrimary => "stale_primary",
             NodeRole::Foreign => "foreign",
             NodeRole::Unreachable => "unreachable",
+            NodeRole::Departed => "departed",
             NodeRole::Unknown => "unknown",
         }
     }

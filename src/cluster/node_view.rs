@@ -19,6 +19,8 @@ pub struct NodeView {
     /// When the first of the readings in a row, without a failure between them, that say "out of recovery, on this timeline" was
     /// asked for.
     claiming_since: Option<Instant>,
+    /// It is no node any more: nothing that is still heard of it counts.
+    departed: bool,
     /// The last timeline that this server was seen to stream. A WAL receiver that reconnects shows none for a while.
     streamed: Option<(ServerIdentity, Timeline)>,
 }
@@ -39,7 +41,7 @@ pub struct Answered {
 pub enum Took {
     /// It is the newest now.
     AsNewest,
-    /// A newer one stands.
+    /// A newer one stands, or the node has left.
     TooLate,
 }
 
@@ -50,6 +52,8 @@ pub enum Standing {
     Unasked,
     /// Could not be asked, and what it said before no longer counts.
     Out,
+    /// No node any more.
+    Departed,
     /// In recovery.
     Recovering,
     /// Out of recovery.
@@ -68,12 +72,26 @@ pub struct Claim {
 }
 
 impl NodeView {
+    /// Of what is no node any more.
+    pub fn departed() -> NodeView {
+        NodeView {
+            departed: true,
+            ..NodeView::default()
+        }
+    }
+
+    /// Whether it is no node any more.
+    pub fn has_departed(&self) -> bool {
+        self.departed
+    }
+
     /// Takes a reading.
     pub fn take(&mut self, reading: Reading) -> Took {
         if self
             .newest
             .as_ref()
             .is_some_and(|newest| reading.asked_at <= newest.asked_at)
+            || self.departed
         {
             return Took::TooLate;
         }
@@ -115,6 +133,9 @@ impl NodeView {
     /// lost connections or time-outs in a row, and for as long as it merely refuses the monitor: it may be taking writes. One
     /// that isn't running loses it at once.
     pub fn standing(&self, failures_before_out: u32) -> Standing {
+        if self.departed {
+            return Standing::Departed;
+        }
         let Some(newest) = &self.newest else {
             return Standing::Unasked;
         };

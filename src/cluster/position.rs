@@ -153,7 +153,7 @@ mod tests {
             state_file: None,
             tls: config::NodeTls::default(),
         };
-        let mut table = RoutingTable::at_start(&cluster, Instant::now());
+        let mut table = RoutingTable::at_start(&cluster.nodes, Instant::now());
         assert_eq!(position("1:0/0").reach(&table), Reach::Ahead);
         table.timeline = Some(Timeline(3));
         table.system_identifier = Some(SystemIdentifier(7));

@@ -22,8 +22,9 @@ use super::Shared;
 use super::coordinator::Event;
 use super::lsn::{Lsn, Timeline};
 use super::node::{NodeId, NodeRole};
-use super::probe_connection::{AskError, ProbeConnection, Target};
+use super::probe_connection::{AskError, ProbeConnection};
 use super::routing_table::{NodeState, RoutingTable};
+use super::targets::Targets;
 use crate::config::Promote;
 use crate::wire::sqlstate::SqlState;
 
@@ -40,8 +41,8 @@ const PROMOTE: &str = "SELECT pg_catalog.pg_promote(false)";
 pub(super) struct Promoter {
     pub(super) shared: Arc<Shared>,
     pub(super) orders: mpsc::Sender<Event>,
-    /// By [`NodeId`].
-    pub(super) targets: Vec<Target>,
+    /// Where and as whom to ask.
+    pub(super) targets: Targets,
     pub(super) promote: Promote,
     /// The configured candidate's name.
     pub(super) candidate: Option<String>,
@@ -156,14 +157,8 @@ impl Promoter {
     async fn choose(&self, above: Timeline) -> Result<NodeId, PromotionError> {
         let began = Instant::now();
         let heard = |node: &NodeState| node.last_seen.is_some_and(|seen| seen > began) || node.last_error.is_some();
-        let all_heard = |table: &RoutingTable| table.nodes.iter().all(heard).then_some(());
-        let longest = self
-            .targets
-            .iter()
-            .map(|target| target.timeout)
-            .max()
-            .unwrap_or_default();
-        let _ = self.wait_for(longest, all_heard).await;
+        let all_heard = |table: &RoutingTable| table.members().all(heard).then_some(());
+        let _ = self.wait_for(self.targets.timeout(), all_heard).await;
         let table = self.shared.table.load_full();
         let candidate = choose_candidate(&table.nodes, above, self.candidate.as_deref())?;
         tracing::info!(
@@ -202,9 +197,9 @@ impl Promoter {
         };
         let target = self
             .targets
-            .get(candidate.index())
-            .ok_or_else(|| not_asked("it has no address".into()))?;
-        let mut connection = ProbeConnection::open(target)
+            .of(candidate)
+            .ok_or_else(|| not_asked("it is no node any more".into()))?;
+        let mut connection = ProbeConnection::open(&target)
             .await
             .map_err(|error| not_asked(error.message.to_string()))?;
         let answer = timeout(target.timeout, connection.query(PROMOTE)).await;
@@ -329,7 +324,7 @@ mod tests {
             state_file: None,
             tls: NodeTls::default(),
         };
-        let mut nodes = RoutingTable::at_start(&cluster, Instant::now()).nodes;
+        let mut nodes = RoutingTable::at_start(&cluster.nodes, Instant::now()).nodes;
         for (node, (timeline, received, replayed)) in nodes.iter_mut().zip(rows) {
             node.role = NodeRole::Standby;
             node.timeline = Some(Timeline(*timeline));

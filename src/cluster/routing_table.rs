@@ -31,7 +31,7 @@ pub struct RoutingTable {
     pub forks: Arc<[Fork]>,
     /// Commits wait for standbys (`synchronous_standby_names`), which may show them before the primary does.
     pub synchronous: bool,
-    /// A row per node; [`NodeId`] is the index.
+    /// A row per node, and one for each that has left lately; [`NodeId`] is the index.
     pub nodes: Box<[NodeState]>,
     /// Set exactly when `primary` is `None`.
     pub why_no_primary: Option<NoPrimary>,
@@ -58,26 +58,7 @@ pub struct PrimarySample {
 
 impl RoutingTable {
     /// The table before anything is known.
-    pub fn at_start(cluster: &config::Cluster, now: Instant) -> RoutingTable {
-        let row = |(index, node): (usize, &config::NodeConfig)| NodeState {
-            id: NodeId(u16::try_from(index).expect("a configuration has at most 65536 nodes")),
-            name: Arc::from(node.name.as_str()),
-            role: NodeRole::Unknown,
-            weight: node.weight,
-            serving: Serving::Unreachable,
-            fresh_as_of: None,
-            durable_as_of: None,
-            server_start: None,
-            round_trip: None,
-            lag_bytes: None,
-            timeline: None,
-            wal_position: None,
-            received: None,
-            replay_paused: false,
-            version: None,
-            last_seen: None,
-            last_error: None,
-        };
+    pub fn at_start(nodes: &[config::NodeConfig], now: Instant) -> RoutingTable {
         RoutingTable {
             epoch: Epoch::default(),
             primary: None,
@@ -86,7 +67,11 @@ impl RoutingTable {
             sample: None,
             forks: Arc::default(),
             synchronous: false,
-            nodes: cluster.nodes.iter().enumerate().map(row).collect(),
+            nodes: (0..)
+                .map(NodeId)
+                .zip(nodes)
+                .map(|(id, node)| NodeState::unknown(id, node))
+                .collect(),
             why_no_primary: Some(NoPrimary::Starting),
             without_primary_since: Some(now),
             split_brain: false,
@@ -102,6 +87,11 @@ impl RoutingTable {
     /// The primary's row.
     pub fn primary_state(&self) -> Option<&NodeState> {
         self.primary.and_then(|node| self.node(node))
+    }
+
+    /// The nodes as they are now, without those that have left.
+    pub fn members(&self) -> impl Iterator<Item = &NodeState> {
+        self.nodes.iter().filter(|node| node.role != NodeRole::Departed)
     }
 
     /// The standbys of the cluster, fit for reads or not.
@@ -153,6 +143,29 @@ pub struct NodeState {
 }
 
 impl NodeState {
+    /// The row of a node that was never asked.
+    pub fn unknown(id: NodeId, node: &config::NodeConfig) -> NodeState {
+        NodeState {
+            id,
+            name: Arc::from(node.name.as_str()),
+            role: NodeRole::Unknown,
+            weight: node.weight,
+            serving: Serving::Unreachable,
+            fresh_as_of: None,
+            durable_as_of: None,
+            server_start: None,
+            round_trip: None,
+            lag_bytes: None,
+            timeline: None,
+            wal_position: None,
+            received: None,
+            replay_paused: false,
+            version: None,
+            last_seen: None,
+            last_error: None,
+        }
+    }
+
     /// How far a standby's answers are behind the primary, at `now`: an upper bound, exact to one sampling interval. `None` where
     /// nothing is known, and on a primary.
     pub fn lag(&self, now: Instant) -> Option<Duration> {

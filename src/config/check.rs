@@ -10,9 +10,9 @@ use super::problem::{ConfigErrors, Place, Unfit};
 use super::reader::Reader;
 use super::units::{parse_address, parse_listen, show_duration};
 use super::{
-    Admin, Auth, AuthMethod, Cluster, Config, Consistency, Failover, Listen, ListenTls, Monitor, NodeAddress,
-    NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, RoutePreference, Routing, RoutingDefault,
-    RoutingMode, Secret, SslMode,
+    Admin, Auth, AuthMethod, Cluster, Config, Consistency, Failover, Listen, ListenTls, MAX_NODES, Monitor,
+    NodeAddress, NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, RoutePreference, Routing,
+    RoutingDefault, RoutingMode, Secret, SslMode,
 };
 
 /// Checks everything, whatever is found on the way. `folder` is where relative paths start.
@@ -178,6 +178,10 @@ fn nodes(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> Ve
         let mut inner = Reader::new(table.entries, table.place, folder);
         nodes.extend(node(&mut inner).map(|node| (place, node)));
         reader.add_problems(inner.into_problems());
+    }
+    if let Some((place, _)) = nodes.get(MAX_NODES) {
+        let unfit = Unfit::new(format!("names {} nodes, and {MAX_NODES} is the most", nodes.len()));
+        reader.refuse_at(place.clone(), KEY, unfit);
     }
     refuse_twins(reader, &nodes);
     nodes.into_iter().map(|(_, node)| node).collect()

@@ -22,6 +22,9 @@ use std::time::Duration;
 pub use overrides::{Environment, Overrides};
 pub use problem::{ConfigErrors, Place, Problem};
 
+/// Nodes that a cluster may have.
+pub const MAX_NODES: usize = 64;
+
 /// All of one proxy's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

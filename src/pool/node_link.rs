@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use super::quota::Quota;
-use crate::cluster::NodeId;
+use crate::cluster::{Book, NodeId};
 use crate::config::NodeAddress;
 use crate::sql::Access;
 
@@ -22,8 +22,8 @@ const FADES_US: f64 = 1e6;
 pub struct NodeLink {
     /// Its identity in the routing table.
     pub id: NodeId,
-    /// Where it is.
-    pub address: NodeAddress,
+    /// Where all nodes are.
+    book: Book,
     /// Connections open to it, over all pools.
     open: AtomicUsize,
     /// Reads and writes that it was sent.
@@ -46,10 +46,10 @@ pub struct NodeLink {
 
 impl NodeLink {
     /// A node with no connections.
-    pub fn new(id: NodeId, address: NodeAddress) -> NodeLink {
+    pub fn new(id: NodeId, book: Book) -> NodeLink {
         NodeLink {
             id,
-            address,
+            book,
             open: AtomicUsize::new(0),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -62,6 +62,17 @@ impl NodeLink {
             next_socket: AtomicU64::new(0),
             quota: Arc::default(),
         }
+    }
+
+    /// Where it is; `None` if it is no node any more.
+    pub fn address(&self) -> Option<NodeAddress> {
+        self.book.address(self.id)
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> String {
+        let node = self.book.node(self.id);
+        node.map_or_else(|| "a former node".to_owned(), |node| node.name.clone())
     }
 
     /// Connections open to it.
@@ -89,6 +100,14 @@ impl NodeLink {
     /// Reads and writes that it was sent since the start.
     pub fn statements(&self) -> (u64, u64) {
         (self.reads.load(Ordering::Relaxed), self.writes.load(Ordering::Relaxed))
+    }
+
+    /// Another node has its place now.
+    pub(super) fn forget(&self) {
+        for count in [&self.reads, &self.writes] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.latency_us.store(0, Ordering::Relaxed);
     }
 
     /// `count` statements were sent to it, together.
@@ -185,13 +204,7 @@ mod tests {
 
     #[test]
     fn a_slow_answer_counts_at_once_and_fades() {
-        let link = NodeLink::new(
-            NodeId(0),
-            NodeAddress {
-                host: "h".into(),
-                port: 1,
-            },
-        );
+        let link = NodeLink::new(NodeId(0), Book::of(&[]));
         let now = Instant::now();
         link.observe(Duration::from_micros(100), now);
         link.observe(Duration::from_micros(400), now);

@@ -478,8 +478,10 @@ impl Pool {
         let connect_timeout = self.login.limits().connect_timeout;
         let generation = self.link.generation();
         let secret = self.login.secret();
+        let departed = || ServerLoginError::Unreachable(std::io::ErrorKind::NotConnected.into());
+        let address = self.link.address().ok_or_else(departed)?;
         let session = server_login::connect(ServerLogin {
-            address: &self.link.address,
+            address: &address,
             user: &self.login.user,
             database: &self.login.database,
             parameters,

@@ -1,6 +1,6 @@
 //! All pools: found once per client login, and swept by one reaper.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -13,7 +13,7 @@ use super::prepared::PreparedRegistry;
 use super::quota::{Quota, Quotas};
 use super::settings::Settings;
 use crate::auth::secret::NodeSecret;
-use crate::cluster::NodeId;
+use crate::cluster::{Book, NodeId, PLACES};
 use crate::config;
 use crate::wire::tls::NodeTlsConnector;
 
@@ -56,11 +56,12 @@ impl Login {
 }
 
 /// The pools of one database and user, one per node.
-#[derive(Debug)]
 pub struct PrincipalPools {
     /// How they log in.
     pub login: Arc<Login>,
-    by_node: Box<[Arc<Pool>]>,
+    /// Made when first asked for, since nodes come and go.
+    by_node: Box<[OnceLock<Arc<Pool>>]>,
+    shared: Arc<SharedByPools>,
     welcomes: Mutex<HashMap<Settings, Arc<Welcome>>>,
 }
 
@@ -70,12 +71,12 @@ const WELCOMES: usize = 64;
 impl PrincipalPools {
     /// The pool towards `node`.
     pub fn at(&self, node: NodeId) -> &Arc<Pool> {
-        &self.by_node[node.index()]
+        self.by_node[node.index()].get_or_init(|| self.shared.pool(&self.login, node))
     }
 
-    /// All of them.
+    /// All that there are yet.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        self.by_node.iter()
+        self.by_node.iter().filter_map(OnceLock::get)
     }
 
     /// What clients of these start-up settings are told, if it is known.
@@ -116,34 +117,60 @@ enum Holder {
     Database(Box<str>),
 }
 
-/// All pools of the proxy.
-#[derive(Debug)]
-pub struct Pools {
+/// What all pools share.
+struct SharedByPools {
     links: Box<[Arc<NodeLink>]>,
+    workers: usize,
+    quotas: Mutex<HashMap<(Holder, NodeId), Weak<Quota>>>,
+}
+
+impl SharedByPools {
+    fn pool(&self, login: &Arc<Login>, node: NodeId) -> Arc<Pool> {
+        let link = &self.links[node.index()];
+        let quotas = Quotas {
+            user: self.quota(Holder::User(login.user.clone()), node),
+            database: self.quota(Holder::Database(login.database.clone()), node),
+            node: Arc::clone(&link.quota),
+        };
+        Arc::new(Pool::new(Arc::clone(login), Arc::clone(link), quotas, self.workers))
+    }
+
+    /// What all pools of one user, or to one database, count towards at a node.
+    fn quota(&self, holder: Holder, node: NodeId) -> Arc<Quota> {
+        let mut quotas = self.quotas.lock();
+        quotas.retain(|_, quota| quota.strong_count() > 0);
+        if let Some(known) = quotas.get(&(holder.clone(), node)).and_then(Weak::upgrade) {
+            return known;
+        }
+        let quota = Arc::default();
+        quotas.insert((holder, node), Arc::downgrade(&quota));
+        quota
+    }
+}
+
+/// All pools of the proxy.
+pub struct Pools {
+    shared: Arc<SharedByPools>,
     tls: NodeTlsConnector,
     limits: Arc<ArcSwap<config::Pool>>,
-    workers: usize,
     by_principal: Mutex<HashMap<Principal, Arc<PrincipalPools>>>,
-    quotas: Mutex<HashMap<(Holder, NodeId), Weak<Quota>>>,
     /// Identities of prepared statements.
     pub statements: PreparedRegistry,
 }
 
 impl Pools {
-    /// No connections yet, towards `nodes` in the order of their identities.
-    pub fn new(nodes: &[config::NodeConfig], tls: NodeTlsConnector, limits: config::Pool, workers: usize) -> Pools {
-        let links = nodes
-            .iter()
-            .enumerate()
-            .map(|(index, node)| Arc::new(NodeLink::new(NodeId(index as u16), node.address.clone())))
-            .collect();
+    /// No connections yet, towards the nodes of `book`.
+    pub fn new(book: &Book, tls: NodeTlsConnector, limits: config::Pool, workers: usize) -> Pools {
+        let ids = (0..).map(NodeId).take(PLACES);
         Pools {
-            links,
+            shared: Arc::new(SharedByPools {
+                links: ids.map(|id| Arc::new(NodeLink::new(id, book.clone()))).collect(),
+                workers,
+                quotas: Mutex::default(),
+            }),
             tls,
             limits: Arc::new(ArcSwap::from_pointee(limits)),
-            workers,
             by_principal: Mutex::default(),
-            quotas: Mutex::default(),
             statements: PreparedRegistry::default(),
         }
     }
@@ -165,42 +192,19 @@ impl Pools {
             tls: self.tls.clone(),
             limits: Arc::clone(&self.limits),
         });
-        let by_node = self
-            .links
-            .iter()
-            .map(|link| {
-                let quotas = Quotas {
-                    user: self.shared_quota(Holder::User(user.into()), link.id),
-                    database: self.shared_quota(Holder::Database(database.into()), link.id),
-                    node: Arc::clone(&link.quota),
-                };
-                Arc::new(Pool::new(Arc::clone(&login), Arc::clone(link), quotas, self.workers))
-            })
-            .collect();
         let pools = Arc::new(PrincipalPools {
             login,
-            by_node,
+            by_node: (0..PLACES).map(|_| OnceLock::new()).collect(),
+            shared: Arc::clone(&self.shared),
             welcomes: Mutex::default(),
         });
         by_principal.insert(key, Arc::clone(&pools));
         pools
     }
 
-    /// What all pools of one user, or to one database, count towards at a node.
-    fn shared_quota(&self, holder: Holder, node: NodeId) -> Arc<Quota> {
-        let mut quotas = self.quotas.lock();
-        quotas.retain(|_, quota| quota.strong_count() > 0);
-        if let Some(known) = quotas.get(&(holder.clone(), node)).and_then(Weak::upgrade) {
-            return known;
-        }
-        let quota = Arc::default();
-        quotas.insert((holder, node), Arc::downgrade(&quota));
-        quota
-    }
-
     /// A node's link.
     pub fn link(&self, node: NodeId) -> &Arc<NodeLink> {
-        &self.links[node.index()]
+        &self.shared.links[node.index()]
     }
 
     /// New limits, from a reloaded configuration. Pools that are larger shrink as connections come back.
@@ -217,6 +221,11 @@ impl Pools {
             pools.at(node).reap(now);
         }
         cut
+    }
+
+    /// Another node has this place now: what was counted of the one before is not its own.
+    pub fn replace(&self, node: NodeId) {
+        self.link(node).forget();
     }
 
     /// What sessions begin with may have changed: connections that were opened before `now` are used no more once they are free.

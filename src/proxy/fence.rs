@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::cluster::{NodeId, NodeRole, RoutingTable};
+use crate::cluster::{NodeId, NodeRole, NodeState, RoutingTable};
 use crate::metrics;
 use crate::session::worker::Shared;
 
@@ -18,6 +18,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
             return;
         }
         let now = shared.cluster.table().clone();
+        for node in newcomers(&before, &now) {
+            shared.pools.replace(node);
+            shared.counters.replace(node);
+        }
         for node in fallen(&before, last_primary, &now) {
             let cut = shared.pools.cut(node);
             let name = now.node(node).map(|row| row.name.to_string()).unwrap_or_default();
@@ -36,7 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 /// The nodes whose connections must go, by what changed between two tables. `last_primary` is the newest that there was: before a promotion
 /// there is often none for a while, and the old one, hung or cut off, is merely unreachable. Pure.
 fn fallen(before: &RoutingTable, last_primary: Option<NodeId>, now: &RoutingTable) -> Vec<NodeId> {
-    let outcast = |role: NodeRole| matches!(role, NodeRole::StalePrimary | NodeRole::Foreign);
+    let outcast = |role: NodeRole| matches!(role, NodeRole::StalePrimary | NodeRole::Foreign | NodeRole::Departed);
     now.nodes
         .iter()
         .filter(|node| {
@@ -49,6 +53,15 @@ fn fallen(before: &RoutingTable, last_primary: Option<NodeId>, now: &RoutingTabl
         .collect()
 }
 
+/// The places whose node isn't the one that it was, or has another name. Pure.
+fn newcomers(before: &RoutingTable, now: &RoutingTable) -> Vec<NodeId> {
+    let is_new = |node: &&NodeState| {
+        let was = before.node(node.id);
+        was.is_none_or(|was| was.role == NodeRole::Departed || was.name != node.name)
+    };
+    now.members().filter(is_new).map(|node| node.id).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,7 +71,7 @@ mod tests {
     fn table(primary: Option<u16>, epoch: u64, roles: [NodeRole; 2]) -> RoutingTable {
         let text = "[cluster]\nnodes = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n";
         let config = Config::parse(text, "test", &Overrides::default()).expect("a configuration");
-        let mut table = RoutingTable::at_start(&config.cluster, std::time::Instant::now());
+        let mut table = RoutingTable::at_start(&config.cluster.nodes, std::time::Instant::now());
         table.primary = primary.map(NodeId);
         table.epoch = Epoch(epoch);
         for (node, role) in table.nodes.iter_mut().zip(roles) {
@@ -76,6 +89,18 @@ mod tests {
         assert_eq!(fallen(&served, Some(NodeId(0)), &lost), []);
         assert_eq!(fallen(&lost, Some(NodeId(0)), &promoted), [NodeId(0)]);
         assert_eq!(fallen(&served, Some(NodeId(0)), &promoted), [NodeId(0)]);
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_cut_and_what_comes_in_its_place_begins_anew() {
+        use NodeRole::{Departed, Primary, Standby, Unknown};
+        let served = table(Some(0), 1, [Primary, Standby]);
+        let left = table(Some(0), 1, [Primary, Departed]);
+        let back = table(Some(0), 1, [Primary, Unknown]);
+        assert_eq!(fallen(&served, Some(NodeId(0)), &left), [NodeId(1)]);
+        assert_eq!(newcomers(&served, &left), []);
+        assert_eq!(newcomers(&left, &back), [NodeId(1)]);
+        assert_eq!(newcomers(&served, &served), []);
     }
 
     #[test]

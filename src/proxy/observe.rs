@@ -1,9 +1,12 @@
 //! What `/status`, `/readyz` and `/metrics` say of the running proxy.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use crate::admin::http::AdminSource;
 use crate::admin::status::{ClientCounts, ConnectionCounts, NodeStatus, PoolStatus, Role, Status};
@@ -17,6 +20,8 @@ pub(super) struct Observer {
     shared: Arc<Shared>,
     listen: Vec<SocketAddr>,
     started: Instant,
+    /// Names of nodes for which gauges stand.
+    shown: Mutex<HashSet<Arc<str>>>,
 }
 
 impl Observer {
@@ -25,6 +30,7 @@ impl Observer {
             shared,
             listen,
             started,
+            shown: Mutex::default(),
         }
     }
 
@@ -33,9 +39,10 @@ impl Observer {
         let metrics = &self.shared.metrics;
         let table = self.shared.cluster.table().clone();
         let now = Instant::now();
-        for node in &table.nodes {
+        for node in table.members() {
             self.set_node_gauges(node, now);
         }
+        self.clear_gauges_of_others(&table);
         metrics.gauge(metrics::ROUTING_EPOCH, &[]).set(table.epoch.0 as f64);
         metrics
             .gauge(metrics::SPLIT_BRAIN, &[])
@@ -56,10 +63,41 @@ impl Observer {
         }
     }
 
+    /// A series can't be taken back: those of former names go to zero.
+    fn clear_gauges_of_others(&self, table: &RoutingTable) {
+        let names: HashSet<Arc<str>> = table.members().map(|node| Arc::clone(&node.name)).collect();
+        let mut shown = self.shown.lock();
+        for name in shown.difference(&names) {
+            let label = || [("node", name.to_string())];
+            for gauge in [metrics::NODE_UP, metrics::NODE_SERVING, metrics::POOL_WAITING] {
+                self.shared.metrics.gauge(gauge, &label()).set(0.0);
+            }
+            for role in NodeRole::ALL {
+                let labels = [("node", name.to_string()), ("role", role.as_str().to_owned())];
+                self.shared.metrics.gauge(metrics::NODE_ROLE, &labels).set(0.0);
+            }
+            for gauge in [
+                metrics::REPLAY_LAG_SECONDS,
+                metrics::REPLAY_LAG_BYTES,
+                metrics::FRESHNESS_SECONDS,
+            ] {
+                self.shared.metrics.gauge(gauge, &label()).set(f64::NAN);
+            }
+            for state in ["idle", "active"] {
+                let labels = [("node", name.to_string()), ("state", state.to_owned())];
+                self.shared.metrics.gauge(metrics::POOL_CONNECTIONS, &labels).set(0.0);
+            }
+        }
+        *shown = names;
+    }
+
     fn set_node_gauges(&self, node: &NodeState, now: Instant) {
         let metrics = &self.shared.metrics;
         let label = || [("node", node.name.to_string())];
-        let up = !matches!(node.role, NodeRole::Unreachable | NodeRole::Unknown);
+        let up = !matches!(
+            node.role,
+            NodeRole::Unreachable | NodeRole::Departed | NodeRole::Unknown
+        );
         metrics.gauge(metrics::NODE_UP, &label()).set(f64::from(u8::from(up)));
         for role in NodeRole::ALL {
             let labels = [("node", node.name.to_string()), ("role", role.as_str().to_owned())];
@@ -103,7 +141,7 @@ impl Observer {
         let size = self.shared.config.load().pool.size as u64;
         let mut pools = Vec::new();
         for principal in self.shared.pools.snapshot() {
-            for node in &table.nodes {
+            for node in table.members() {
                 let pool = principal.at(node.id);
                 let ((idle, active), waiting) = (pool.occupancy(), pool.waiting() as u64);
                 if (idle, active, waiting) == (0, 0, 0) {
@@ -162,19 +200,19 @@ impl AdminSource for Observer {
             .iter()
             .map(|node| self.shared.pools.link(node.id).statements().0)
             .sum();
-        let nodes = table.nodes.iter().map(|node| {
+        let nodes = table.members().map(|node| {
             let link = self.shared.pools.link(node.id);
             let (read, write) = link.statements();
             let (idle, active, _) = self.shared.pools.occupancy(node.id);
             NodeStatus {
                 name: node.name.to_string(),
-                address: link.address.to_string(),
+                address: link.address().map(|address| address.to_string()).unwrap_or_default(),
                 role: match node.role {
                     NodeRole::Primary => Role::Primary,
                     NodeRole::Standby => Role::Standby,
                     NodeRole::StalePrimary => Role::StalePrimary,
                     NodeRole::Unreachable => Role::Unreachable,
-                    NodeRole::Foreign | NodeRole::Unknown => Role::Unknown,
+                    NodeRole::Foreign | NodeRole::Departed | NodeRole::Unknown => Role::Unknown,
                 },
                 up: !matches!(node.role, NodeRole::Unreachable | NodeRole::Unknown),
                 serving: self.serves(node, now),

@@ -53,6 +53,9 @@ impl Reload {
         self.shared.users.store(Arc::new(users));
         self.shared.tls.store(tls);
         self.shared.pools.set_limits(merged.pool.clone());
+        if merged.cluster.nodes != old.cluster.nodes {
+            self.shared.cluster.set_nodes(&merged.cluster.nodes);
+        }
         self.shared.config.store(Arc::new(merged));
         Ok(left)
     }
@@ -68,7 +71,8 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     };
     keep(new.listen.addresses != old.listen.addresses, "listen.addresses");
     keep(new.listen.threads != old.listen.threads, "listen.threads");
-    keep(new.cluster != old.cluster, "cluster");
+    keep(new.cluster.state_file != old.cluster.state_file, "cluster.state_file");
+    keep(new.cluster.tls != old.cluster.tls, "cluster.tls");
     keep(new.monitor != old.monitor, "monitor");
     keep(new.routing.max_lag != old.routing.max_lag, "routing.max_lag");
     keep(
@@ -80,7 +84,8 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     keep(new.admin != old.admin, "admin");
     new.listen.addresses.clone_from(&old.listen.addresses);
     new.listen.threads = old.listen.threads;
-    new.cluster.clone_from(&old.cluster);
+    new.cluster.state_file.clone_from(&old.cluster.state_file);
+    new.cluster.tls.clone_from(&old.cluster.tls);
     new.monitor.clone_from(&old.monitor);
     new.routing.max_lag = old.routing.max_lag;
     new.failover.trigger_file.clone_from(&old.failover.trigger_file);

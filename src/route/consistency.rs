@@ -73,7 +73,7 @@ mod tests {
 
     fn standby(server: i64) -> NodeState {
         let config = Config::parse("[cluster]\nnodes = [\"127.0.0.1:1\"]\n", "test", &Overrides::default());
-        let table = RoutingTable::at_start(&config.expect("a configuration").cluster, Instant::now());
+        let table = RoutingTable::at_start(&config.expect("a configuration").cluster.nodes, Instant::now());
         NodeState {
             server_start: Some(ServerIdentity(server)),
             ..table.nodes[0].clone()

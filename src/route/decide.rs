@@ -157,7 +157,7 @@ pub fn decide(
 
     let mut candidates = smallvec::SmallVec::<[Candidate; 8]>::new();
     let mut some_standby = false;
-    for node in table.nodes.iter().take(MOST) {
+    for node in table.members().take(MOST) {
         let Some(lag) = usable_lag(node, rules.max_lag, now).filter(|_| avoid != Some(node.id)) else {
             continue;
         };
@@ -244,7 +244,7 @@ mod tests {
     fn table(now: Instant) -> RoutingTable {
         let text = "[cluster]\nnodes = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n";
         let config = Config::parse(text, "test", &Overrides::default()).expect("a configuration");
-        let mut table = RoutingTable::at_start(&config.cluster, now);
+        let mut table = RoutingTable::at_start(&config.cluster.nodes, now);
         let second_ago = now.checked_sub(Duration::from_secs(1));
         (table.primary, table.timeline) = (Some(NodeId(0)), Some(Timeline(2)));
         table.nodes[0].role = NodeRole::Primary;

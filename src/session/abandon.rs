@@ -30,7 +30,9 @@ pub(super) fn abandon(worker: &Rc<Worker>, lease: Lease, unfinished: Unfinished)
 }
 
 async fn see_off(worker: Rc<Worker>, mut lease: Lease, unfinished: Unfinished) {
-    let address = lease.link().address.clone();
+    let Some(address) = lease.link().address() else {
+        return; // Its connections are cut.
+    };
     let conn = lease.conn();
     let (pid, secret) = (conn.pid, Arc::clone(&conn.secret));
     if conn.stream.shutdown().await.is_err() {

@@ -347,8 +347,10 @@ async fn cancel(worker: &Worker, key: &CancelKey) {
 /// Tells a server process to cancel what it does.
 pub(super) async fn deliver(worker: &Worker, under_way: UnderWay) {
     let process = &under_way.process;
-    let address = &worker.shared.pools.link(process.node).address;
-    let sent = server_login::cancel(address, &worker.shared.node_tls, process.pid, &process.secret).await;
+    let Some(address) = worker.shared.pools.link(process.node).address() else {
+        return;
+    };
+    let sent = server_login::cancel(&address, &worker.shared.node_tls, process.pid, &process.secret).await;
     if let Err(error) = sent {
         tracing::debug!(%error, "cancel request was not delivered");
     }

@@ -145,7 +145,7 @@ impl<'a> Placing<'a> {
                     if route.target == Target::Standby && self.avoid != Some(route.node) =>
                 {
                     // One that fails fast must not look fast; and what it says of this role may not be what the others say.
-                    tracing::warn!(node = %shared.pools.link(route.node).address, %error, "a standby refuses logins");
+                    tracing::warn!(node = %shared.pools.link(route.node).name(), %error, "a standby refuses logins");
                     shared
                         .pools
                         .link(route.node)
@@ -225,7 +225,7 @@ impl<'a> Placing<'a> {
     /// A slot for a read on the primary, where there are standbys that should have taken it: all of them at once would leave writes without
     /// connections.
     async fn overflow_slot(&self, pool: &Arc<Pool>) -> Result<Option<Slot>, SessionError> {
-        let alone = self.worker.shared.cluster.table().nodes.len() < 2;
+        let alone = self.worker.shared.cluster.table().members().count() < 2;
         if alone {
             return Ok(None);
         }

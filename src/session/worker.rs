@@ -17,7 +17,7 @@ use super::inbox::Buffers;
 use super::notifiers::Notifiers;
 use crate::auth::userlist::UserList;
 use crate::catalog::{Catalogs, Names};
-use crate::cluster::{Cluster, NodeId};
+use crate::cluster::{Book, Cluster, NodeId, PLACES};
 use crate::config::{Config, Consistency};
 use crate::metrics::{self as names, Metrics};
 use crate::pool::Pools;
@@ -62,7 +62,10 @@ pub struct Shared {
 
 /// Handles that are resolved once.
 pub struct Counters {
-    statements: Vec<[[Counter; 2]; 2]>,
+    /// By node.
+    statements: Box<[ArcSwapOption<NodeStatements>]>,
+    book: Book,
+    all: Metrics,
     durations: [[Histogram; 2]; 2],
     decisions: [Vec<Counter>; 2],
     pool_wait: Histogram,
@@ -74,6 +77,23 @@ pub struct Counters {
     pins: Vec<Gauge>,
     class_hits: Counter,
     class_misses: Counter,
+}
+
+/// By role and access.
+struct NodeStatements([[Counter; 2]; 2]);
+
+impl NodeStatements {
+    fn of(metrics: &Metrics, node: &str) -> NodeStatements {
+        let counter = |role: &str, access: Access| {
+            let labels = [
+                ("node", node.to_owned()),
+                ("role", role.to_owned()),
+                ("access", access.as_str().to_owned()),
+            ];
+            metrics.counter(names::STATEMENTS, &labels)
+        };
+        NodeStatements(TARGETS.map(|(_, role)| ACCESSES.map(|access| counter(role, access))))
+    }
 }
 
 /// What came of a read that any node could have taken.
@@ -99,25 +119,8 @@ const TARGETS: [(Target, &str); 2] = [(Target::Primary, "primary"), (Target::Sta
 const ACCESSES: [Access; 2] = [Access::Read, Access::Write];
 
 impl Counters {
-    /// Resolves them for nodes of these names.
-    pub fn new(metrics: &Metrics, nodes: &[String]) -> Counters {
-        let per_access = |make: &dyn Fn(&str, Access) -> Counter, role: &str| ACCESSES.map(|access| make(role, access));
-        let statements = nodes
-            .iter()
-            .map(|node| {
-                let make = |role: &str, access: Access| {
-                    metrics.counter(
-                        names::STATEMENTS,
-                        &[
-                            ("node", node.clone()),
-                            ("role", role.to_owned()),
-                            ("access", access.as_str().to_owned()),
-                        ],
-                    )
-                };
-                TARGETS.map(|(_, role)| per_access(&make, role))
-            })
-            .collect();
+    /// Resolves them; those of a node when it is first sent something.
+    pub fn new(metrics: &Metrics, book: &Book) -> Counters {
         let durations = TARGETS.map(|(_, role)| {
             ACCESSES.map(|access| {
                 metrics.histogram(
@@ -138,7 +141,9 @@ impl Counters {
             .map(|reason| metrics.gauge(names::PINS, &[("reason", reason.as_str().to_owned())]))
             .collect();
         Counters {
-            statements,
+            statements: (0..PLACES).map(|_| ArcSwapOption::empty()).collect(),
+            book: book.clone(),
+            all: metrics.clone(),
             durations,
             decisions,
             pool_wait: metrics.histogram(names::POOL_WAIT, &[]),
@@ -158,7 +163,22 @@ impl Counters {
 
     /// Statements were sent to `node`.
     pub fn sent(&self, node: NodeId, target: Target, access: Access, count: u64) {
-        self.statements[node.index()][target as usize][access as usize].increment(count);
+        let place = &self.statements[node.index()];
+        let known = place.load();
+        match &*known {
+            Some(known) => known.0[target as usize][access as usize].increment(count),
+            None => {
+                let Some(config) = self.book.node(node) else { return };
+                let counters = Arc::new(NodeStatements::of(&self.all, &config.name));
+                counters.0[target as usize][access as usize].increment(count);
+                place.store(Some(counters));
+            }
+        }
+    }
+
+    /// Another node has this place now, or it has another name.
+    pub fn replace(&self, node: NodeId) {
+        self.statements[node.index()].store(None);
     }
 
     /// A unit is answered.
