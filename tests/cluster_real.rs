@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgsluice::cluster::{Cluster, Hint, NoPrimary, NodeId, NodeRole, NodeState, RoutingTable, Serving};
+use pgsluice::cluster::{
+    Cluster, Hint, NoPrimary, NodeId, NodeRole, NodeState, RoutingTable, Serving, Switched, SwitchoverError,
+};
 use pgsluice::config::{self, Config, Promote};
 use pgsluice::wire::tls::NodeTlsConnector;
 
@@ -192,6 +194,21 @@ impl Lab {
         self
     }
 
+    /// What the manual asks for to switch over.
+    fn may_switch_over(self) -> Lab {
+        let lab = self.privileged();
+        for grant in [
+            "GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only TO monitor",
+            "GRANT EXECUTE ON FUNCTION pg_reload_conf() TO monitor",
+            "GRANT pg_signal_backend TO monitor",
+        ] {
+            lab.servers[0].sql(grant);
+        }
+        let there = "SELECT count(*) FROM pg_parameter_acl";
+        while lab.servers[1].sql(there) != "1" {}
+        lab
+    }
+
     fn config(&self) -> Config {
         let node = |(index, server): (usize, &Server)| config::NodeConfig {
             address: config::NodeAddress {
@@ -256,6 +273,7 @@ impl Lab {
                 trigger_file: None,
                 promote: Promote::Auto,
                 hold_timeout: PATIENCE,
+                switchover_timeout: Duration::from_secs(2),
                 hold_max: 10,
                 candidate: None,
             },
@@ -318,6 +336,38 @@ impl Watch {
             table.primary == Some(NodeId(primary)) && serving(table).len() == table.nodes.len()
         })
     }
+}
+
+/// Has the proxy move the writes.
+fn switch_over(watch: &Watch, to: Option<&str>) -> Result<Switched, SwitchoverError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(watch.cluster.switch_over(to))
+}
+
+/// Somebody who writes past all proxies, until it is refused: the rows that were acknowledged, and the last answer.
+fn writes_directly(server: &Server) -> std::thread::JoinHandle<(i64, String)> {
+    let dsn = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server.port);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await.unwrap();
+            drop(tokio::spawn(connection));
+            for row in 0.. {
+                if let Err(error) = client.execute(&format!("INSERT INTO t VALUES ({row})"), &[]).await {
+                    return (
+                        row,
+                        error
+                            .code()
+                            .map_or_else(|| error.to_string(), |code| code.code().to_owned()),
+                    );
+                }
+            }
+            unreachable!("it is refused")
+        })
+    })
 }
 
 fn serving(table: &RoutingTable) -> Vec<u16> {
@@ -442,6 +492,114 @@ fn a_promotion_that_is_refused_gives_the_primary_its_writes_back() {
     assert!(!changes.has_changed().unwrap());
     assert!(trigger.exists());
     assert_eq!((watch.table().epoch.0, watch.table().stats.failovers), (1, 0));
+}
+
+#[test]
+fn a_switchover_loses_nothing_that_anybody_wrote_and_other_proxies_hold_and_follow() {
+    let lab = Lab::up(2).may_switch_over();
+    let config = lab.config();
+    let mut elsewhere = config.clone();
+    elsewhere.cluster.state_file = None;
+    let (watch, other) = (Watch::start(&config), Watch::start(&elsewhere));
+    watch.until_all_serve(0);
+    other.until_all_serve(0);
+    let mut changes = other.cluster.subscribe();
+    changes.mark_unchanged();
+    let writer = writes_directly(&lab.servers[0]);
+    std::thread::sleep(Duration::from_millis(300));
+
+    let switched = switch_over(&watch, Some("node2")).expect("a switchover");
+    let (acknowledged, refused) = writer.join().unwrap();
+    assert_eq!(refused, "25006");
+    println!("{switched:?}, {acknowledged} rows");
+    assert!(acknowledged > 0);
+    assert_eq!(lab.servers[2].sql("SELECT count(*) FROM t"), acknowledged.to_string());
+    assert_eq!(
+        (&*switched.from, &*switched.to, switched.timeline.0, switched.ended),
+        ("node0", "node2", 2, 0)
+    );
+    assert!(switched.held < Duration::from_secs(5), "{switched:?}");
+    for proxy in [&watch, &other] {
+        proxy.until("it follows", |table| table.primary == Some(NodeId(2)));
+        assert_eq!(
+            (proxy.table().epoch.0, proxy.table().nodes[0].role),
+            (2, NodeRole::StalePrimary)
+        );
+    }
+    // The old one's own setting is as it was.
+    assert_eq!(lab.servers[0].sql("SHOW default_transaction_read_only"), "off");
+    assert!(
+        !std::fs::read_to_string(lab.servers[0].data.join("postgresql.auto.conf"))
+            .unwrap()
+            .contains("read_only")
+    );
+    let error = switch_over(&watch, Some("node2")).unwrap_err();
+    assert!(error.to_string().contains("is the primary already"), "{error}");
+}
+
+#[test]
+fn other_proxies_hold_writes_for_as_long_as_one_moves_them() {
+    let lab = Lab::up(1).may_switch_over();
+    let config = lab.config();
+    let mut elsewhere = config.clone();
+    elsewhere.cluster.state_file = None;
+    let (watch, other) = (Watch::start(&config), Watch::start(&elsewhere));
+    watch.until_all_serve(0);
+    other.until_all_serve(0);
+    // Somebody's transaction is under way for longer than it may.
+    lab.servers[0].sql("CREATE ROLE app LOGIN");
+    let script = "BEGIN; SELECT 1; SELECT pg_sleep(60)";
+    let mut open = Command::new(lab.servers[0].bin.join("psql"));
+    open.args(["-XAt", "-h", "127.0.0.1", "-U", "app", "-c", script, "-p"]);
+    let open = open.arg(lab.servers[0].port.to_string()).arg("postgres");
+    let open = open
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    while lab.servers[0].sql(sleeps) != "1" {}
+
+    std::thread::scope(|scope| {
+        let switching = scope.spawn(|| switch_over(&watch, None));
+        for proxy in [&watch, &other] {
+            proxy.until("writes are held", |table| {
+                table.why_no_primary == Some(NoPrimary::SwitchingOver) && table.nodes[0].role == NodeRole::Primary
+            });
+        }
+        assert_eq!(switch_over(&watch, None).unwrap_err(), SwitchoverError::Busy);
+        let error = switch_over(&other, None).unwrap_err();
+        assert!(matches!(error, SwitchoverError::NoPrimary(_)), "{error}");
+        let switched = switching.join().unwrap().expect("a switchover");
+        assert_eq!((&*switched.to, switched.ended), ("node1", 1));
+    });
+    let told = open.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stderr).contains("terminating connection due to administrator command"));
+    other.until("it follows", |table| table.primary == Some(NodeId(1)));
+}
+
+#[test]
+fn a_switchover_that_cannot_be_gives_the_primary_its_writes_back() {
+    let lab = Lab::up(1).may_switch_over();
+    lab.servers[1].configure("recovery_min_apply_delay = '20s'");
+    lab.servers[1].sql("SELECT pg_reload_conf()");
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    lab.servers[0].sql("INSERT INTO t VALUES (1)");
+    let error = switch_over(&watch, None).unwrap_err();
+    assert!(matches!(error, SwitchoverError::Behind { .. }), "{error}");
+    watch.until("the primary goes on", |table| table.primary == Some(NodeId(0)));
+    lab.servers[0].sql("INSERT INTO t VALUES (2)");
+    assert_eq!(watch.table().epoch.0, 1);
+    // And one that isn't allowed does nothing at all.
+    lab.servers[0].sql("REVOKE pg_monitor FROM monitor");
+    lab.servers[1].configure("recovery_min_apply_delay = '0'");
+    lab.servers[1].sql("SELECT pg_reload_conf()");
+    let mut changes = watch.cluster.subscribe();
+    changes.mark_unchanged();
+    let error = switch_over(&watch, None).unwrap_err();
+    assert!(error.to_string().contains("GRANT pg_monitor"), "{error}");
+    assert!(!changes.has_changed().unwrap());
 }
 
 #[test]

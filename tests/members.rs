@@ -13,7 +13,10 @@ use support::{Proxy, eventually, until_replayed};
 fn serve_only(lab: &LabGuard, proxy: &Proxy, names: &[&str]) {
     let table = |name: &&str| {
         let node = lab.nodes().iter().find(|node| node.name() == *name).expect("a node");
-        format!("[[cluster.node]]\nname = \"{name}\"\naddress = \"{}\"\n", node.address())
+        format!(
+            "[[cluster.node]]\nname = \"{name}\"\naddress = \"{}\"\n",
+            node.address()
+        )
     };
     let tables: String = names.iter().map(table).collect();
     fs::write(proxy.config_file(), tables).expect("the proxy's configuration");
@@ -29,7 +32,8 @@ fn serve_only(lab: &LabGuard, proxy: &Proxy, names: &[&str]) {
 
 /// Connections of the proxy's to a node, the monitor's among them.
 fn connections(lab: &LabGuard, node: &str) -> u32 {
-    let mine = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()";
+    let mine =
+        "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()";
     lab.sql(node, mine).expect("a count").parse().expect("a number")
 }
 
@@ -41,7 +45,9 @@ async fn a_node_that_leaves_gets_nothing_more_and_one_that_joins_takes_its_share
     let (primary, stays, leaves) = (names[0], names[1], names[2]);
     let journals = Journals::start(&proxy, 8).await;
     journals.all_go_on();
-    eventually("both standbys are used", || proxy.statements(stays).0 > 0 && proxy.statements(leaves).0 > 0);
+    eventually("both standbys are used", || {
+        proxy.statements(stays).0 > 0 && proxy.statements(leaves).0 > 0
+    });
 
     serve_only(&lab, &proxy, &[primary, stays]);
     eventually("nobody is connected to it any more", || connections(&lab, leaves) == 0);
@@ -56,7 +62,12 @@ async fn a_node_that_leaves_gets_nothing_more_and_one_that_joins_takes_its_share
     journals.all_go_on();
 
     let journals = journals.finish().await;
-    assert!(journals.iter().all(|journal| !journal.closed && journal.failed.is_empty()), "{journals:?}");
+    assert!(
+        journals
+            .iter()
+            .all(|journal| !journal.closed && journal.failed.is_empty()),
+        "{journals:?}"
+    );
     assert_eq!(audit(&journals, lab.primary().expect("a primary")).await, [0; 0]);
 }
 

@@ -45,7 +45,7 @@ fn announce_primary(before: &RoutingTable, after: &RoutingTable) {
         ),
         (None, Some(why)) if before.why_no_primary != after.why_no_primary => match why {
             NoPrimary::Starting | NoPrimary::Confirming(_) => tracing::debug!(why = why.as_str(), "no primary: {why}"),
-            NoPrimary::Promoting => tracing::info!(why = why.as_str(), "no primary: {why}"),
+            NoPrimary::SwitchingOver | NoPrimary::Promoting => tracing::info!(why = why.as_str(), "no primary: {why}"),
             NoPrimary::NoneOutOfRecovery
             | NoPrimary::NoneReachable
             | NoPrimary::OnlyForeign

@@ -34,6 +34,8 @@ pub(super) enum Event {
     /// A promotion begins: hold writes. Answers, once that is published, with the timeline that the promotion leaves, or `None`
     /// if no primary was ever seen; then nothing is held.
     Hold(oneshot::Sender<Option<Timeline>>),
+    /// A switchover begins: hold writes, and leave the primary what is under way.
+    Pause,
     /// The promotion did certainly not happen.
     Release,
     /// The promotion may have happened.
@@ -196,6 +198,7 @@ impl Coordinator {
             }
             Event::Reading(..) => return,
             Event::Nodes(nodes) => self.become_these(&nodes, now),
+            Event::Pause => self.knowledge.pause(now),
             Event::Release => self.knowledge.release(now),
             Event::HoldOn => self.knowledge.hold_on(now),
             Event::History(timeline, forks) => self.knowledge.learn_history(timeline, forks),

@@ -35,6 +35,7 @@ fn primary(timeline: u32) -> ServerState {
         insert: Lsn(100),
         flush: Lsn(100),
         synchronous: false,
+        yields: false,
     }
 }
 

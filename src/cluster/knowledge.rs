@@ -10,10 +10,10 @@ use super::election::{self, ClusterState, Elected, Hold, HoldPhase, Term};
 use super::freshness::{Fresh, Freshness};
 use super::lsn::{Lsn, Timeline};
 use super::node::{NodeId, NodeRole};
-use super::node_view::{NodeView, Took};
+use super::node_view::{Answered, NodeView, Took};
 use super::position::Fork;
 use super::reading::{Reading, ReplayProgress, ServerState};
-use super::routing_table::{ClusterStats, NodeState, RoutingTable};
+use super::routing_table::{ClusterStats, NoPrimary, NodeState, RoutingTable};
 use super::serving::{Lag, Serving, Verdict};
 use super::state_file::Remembered;
 use crate::config::NodeConfig;
@@ -28,6 +28,8 @@ pub struct Knowledge {
     failovers: u64,
     last_failover: Option<Duration>,
     without_primary_since: Option<Instant>,
+    /// The writes are to move to a standby, and wait.
+    paused: bool,
     /// Where the timelines before this one ended, where that is known.
     history: Option<(Timeline, Arc<[Fork]>)>,
     /// Rows to fill in: name and weight.
@@ -61,6 +63,7 @@ impl Knowledge {
             failovers: 0,
             last_failover: None,
             without_primary_since: Some(now),
+            paused: false,
             history: None,
             blank: blank.nodes.to_vec(),
         }
@@ -111,10 +114,29 @@ impl Knowledge {
         self.conclude(None, now);
     }
 
+    /// A switchover begins: writes wait. The primary keeps its term, and what is under way on it.
+    pub fn pause(&mut self, now: Instant) {
+        self.paused = true;
+        self.conclude(None, now);
+    }
+
+    /// Whether writes wait although there is a primary: we move them away from it, or somebody else does.
+    fn is_paused(&self) -> bool {
+        let yields = |answered: &Answered| matches!(answered.answer.state, ServerState::Primary { yields: true, .. });
+        self.elected.state.current.is_some() && (self.paused || self.primary_answered().is_some_and(yields))
+    }
+
+    /// The newest answer of the primary.
+    fn primary_answered(&self) -> Option<&Answered> {
+        let term = self.elected.state.current?;
+        self.views.get(term.node.index())?.answered()
+    }
+
     /// A promotion begins: nobody is the primary until one on a higher timeline is. Returns the timeline that it leaves; `None`
     /// if none is known, and then nothing is held.
     pub fn hold(&mut self, now: Instant) -> Option<Timeline> {
         let above = self.elected.timeline?;
+        self.paused = false;
         self.elected.state.hold = Some(Hold {
             above,
             phase: HoldPhase::Promoting,
@@ -125,12 +147,14 @@ impl Knowledge {
 
     /// The promotion did certainly not happen: the old primary may go on.
     pub fn release(&mut self, now: Instant) {
+        self.paused = false;
         self.elected.state.hold = None;
         self.conclude(None, now);
     }
 
     /// The promotion may have happened or happen yet: the old primary stays fenced.
     pub fn hold_on(&mut self, now: Instant) {
+        self.paused = false;
         if let Some(hold) = &mut self.elected.state.hold {
             hold.phase = HoldPhase::Uncertain;
         }
@@ -175,8 +199,8 @@ impl Knowledge {
             self.last_failover = Some(waited.unwrap_or_default());
         }
         self.without_primary_since = match state.current {
-            Some(_) => None,
-            None => self.without_primary_since.or(Some(now)),
+            Some(_) if !self.is_paused() => None,
+            Some(_) | None => self.without_primary_since.or(Some(now)),
         };
     }
 
@@ -273,16 +297,21 @@ impl Knowledge {
     /// The table as of now.
     pub fn table(&self) -> RoutingTable {
         let state = &self.elected.state;
+        let paused = self.is_paused();
         RoutingTable {
             epoch: state.epoch,
-            primary: state.current.map(|term| term.node),
+            primary: state.current.filter(|_| !paused).map(|term| term.node),
             timeline: self.elected.timeline,
             system_identifier: self.elected.system_identifier,
             sample: self.freshness.newest(),
             forks: self.forks(),
             synchronous: self.is_synchronous(),
             nodes: self.blank.iter().map(|blank| self.row(blank)).collect(),
-            why_no_primary: self.elected.why_no_primary,
+            why_no_primary: if paused {
+                Some(NoPrimary::SwitchingOver)
+            } else {
+                self.elected.why_no_primary
+            },
             without_primary_since: self.without_primary_since,
             split_brain: self.elected.split_brain,
             stats: ClusterStats {
@@ -301,13 +330,9 @@ impl Knowledge {
     }
 
     fn is_synchronous(&self) -> bool {
-        let primary = self
-            .elected
-            .state
-            .current
-            .and_then(|term| self.views.get(term.node.index()));
-        let answered = primary.and_then(NodeView::answered);
-        answered.is_some_and(|answered| matches!(answered.answer.state, ServerState::Primary { synchronous: true, .. }))
+        let waits =
+            |answered: &Answered| matches!(answered.answer.state, ServerState::Primary { synchronous: true, .. });
+        self.primary_answered().is_some_and(waits)
     }
 
     fn row(&self, blank: &NodeState) -> NodeState {

@@ -24,6 +24,7 @@ fn primary(timeline: u32, lsn: u64) -> ServerState {
         insert: Lsn(lsn),
         flush: Lsn(lsn),
         synchronous: false,
+        yields: false,
     }
 }
 

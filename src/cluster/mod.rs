@@ -32,6 +32,7 @@ mod membership;
 mod monitor;
 mod probe_connection;
 mod promotion;
+mod switchover;
 mod targets;
 mod trigger_file;
 
@@ -40,7 +41,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{Config, NodeConfig};
@@ -61,6 +63,7 @@ pub use reading::ServerIdentity;
 pub use routing_table::{ClusterStats, NoPrimary, NodeState, PrimarySample, RoutingTable};
 pub use serving::Serving;
 pub use state_file::StateFileError;
+pub use switchover::{Switched, SwitchoverError};
 use targets::Targets;
 
 /// The cluster as this proxy sees it: a handle, cheap to clone, for every thread.
@@ -73,6 +76,8 @@ struct Watched {
     /// The nodes that the configuration names.
     fixed: watch::Sender<Arc<[NodeConfig]>>,
     book: Book,
+    /// None where nobody watches.
+    promoter: Option<(Arc<Promoter>, Handle)>,
     _tasks: JoinSet<()>,
 }
 
@@ -141,20 +146,23 @@ impl Cluster {
         if let Some(path) = &config.cluster.state_file {
             tasks.spawn(state_file::keep(path.clone(), to_write));
         }
+        let promoter = Arc::new(Promoter {
+            shared: Arc::clone(&shared),
+            orders: sender,
+            targets,
+            promote: config.failover.promote,
+            candidate: config.failover.candidate.clone(),
+            patience: config.failover.switchover_timeout.min(config.failover.hold_timeout / 2),
+            turn: Mutex::default(),
+        });
         if let Some(path) = &config.failover.trigger_file {
-            let promoter = Promoter {
-                shared: Arc::clone(&shared),
-                orders: sender,
-                targets,
-                promote: config.failover.promote,
-                candidate: config.failover.candidate.clone(),
-            };
-            tasks.spawn(trigger_file::watch(path.clone(), promoter));
+            tasks.spawn(trigger_file::watch(path.clone(), Arc::clone(&promoter)));
         }
         Ok(Cluster(Arc::new(Watched {
             shared,
             fixed,
             book,
+            promoter: Some((promoter, Handle::current())),
             _tasks: tasks,
         })))
     }
@@ -165,6 +173,7 @@ impl Cluster {
             shared: Arc::new(Shared::new(table)),
             fixed: watch::Sender::new(Arc::default()),
             book: Book::of(&[]),
+            promoter: None,
             _tasks: JoinSet::new(),
         }))
     }
@@ -183,6 +192,20 @@ impl Cluster {
     /// later.
     pub fn set_nodes(&self, nodes: &[NodeConfig]) {
         self.0.fixed.send_replace(nodes.into());
+    }
+
+    /// Moves the writes to the standby `to`, or to the configured or the most advanced one. What was begun goes on to its end also if the
+    /// future is dropped.
+    ///
+    /// # Errors
+    /// [`SwitchoverError`]: the primary goes on, as far as that is known.
+    pub async fn switch_over(&self, to: Option<&str>) -> Result<Switched, SwitchoverError> {
+        let Some((promoter, runtime)) = &self.0.promoter else {
+            return Err(SwitchoverError::Stopping);
+        };
+        let (promoter, to) = (Arc::clone(promoter), to.map(str::to_owned));
+        let run = runtime.spawn(async move { promoter.switch_over(to.as_deref()).await });
+        run.await.unwrap_or(Err(SwitchoverError::Stopping))
     }
 
     /// A number that grows whenever the primary, the epoch, or a node's role or fitness for reads has changed. The table is

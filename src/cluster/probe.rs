@@ -9,7 +9,15 @@
 use super::lsn::{Lsn, SystemIdentifier, Timeline, WalLayout};
 use super::reading::{Answer, ReplayProgress, ServerIdentity, ServerState};
 
-/// The statement. Its columns are [`read_row`]'s.
+/// The advisory lock on the primary of a proxy that moves the writes away from it (two `int4` keys, in any database).
+pub const LOCK: (i32, i32) = (0x7067_736C, 0x7569_6365);
+
+/// Nobody holds [`LOCK`].
+pub const NOBODY_SWITCHES: &str = "NOT EXISTS (SELECT FROM pg_catalog.pg_locks \
+WHERE locktype = 'advisory' AND classid = 1885827948 AND objid = 1969840997 AND objsubid = 2)";
+
+/// The statement. Its columns are [`read_row`]'s. Who moves the writes away is looked for only where the server says that it takes
+/// none: `pg_locks` isn't free.
 pub const STATEMENT: &str = "\
 SELECT r.in_recovery, \
 (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
@@ -24,7 +32,10 @@ CASE WHEN r.in_recovery THEN (SELECT received_tli FROM pg_catalog.pg_stat_wal_re
 CASE WHEN r.in_recovery THEN (SELECT greatest(c.timeline_id, m.min_recovery_end_timeline) \
 FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() m) END, \
 CASE WHEN r.in_recovery THEN pg_catalog.pg_is_wal_replay_paused() END, \
-pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.<>) '' \
+pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.<>) '', \
+CASE WHEN pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on' \
+THEN EXISTS (SELECT FROM pg_catalog.pg_locks \
+WHERE locktype = 'advisory' AND classid = 1885827948 AND objid = 1969840997 AND objsubid = 2) ELSE false END \
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS in_recovery) r, pg_catalog.pg_control_init() i";
 
 /// The answer isn't a row of [`STATEMENT`]'s.
@@ -62,6 +73,7 @@ pub fn read_row(columns: &[Option<&[u8]>]) -> Result<Answer, BadRow> {
             insert: layout.without_page_header(insert),
             flush: row.parse(7)?,
             synchronous: row.boolean(12)?,
+            yields: row.boolean(13)?,
         }
     };
     Ok(Answer {
@@ -142,8 +154,18 @@ mod tests {
         read_row(&columns)
     }
 
+    #[test]
+    fn the_lock_is_looked_for_by_its_keys() {
+        for text in [STATEMENT, NOBODY_SWITCHES] {
+            assert!(
+                text.contains(&format!("classid = {} AND objid = {}", LOCK.0, LOCK.1)),
+                "{text}"
+            );
+        }
+    }
+
     const PRIMARY: &str =
-        "f|7711484104540977757|1795469808025930|150018|8192|16777216|0/3016018|0/3016000|0000000A||||f";
+        "f|7711484104540977757|1795469808025930|150018|8192|16777216|0/3016018|0/3016000|0000000A||||f|f";
     const STANDBY: &str = "t|-1|1795469808344988|150018|8192|16777216|0/3016018|||2|1|f";
 
     #[test]
@@ -162,8 +184,18 @@ mod tests {
                 insert: end,
                 flush: end,
                 synchronous: false,
+                yields: false,
             }
         );
+        let yielding = read(&PRIMARY.replace("||||f|f", "||||t|t")).unwrap();
+        assert!(matches!(
+            yielding.state,
+            ServerState::Primary {
+                synchronous: true,
+                yields: true,
+                ..
+            }
+        ));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
@@ -33,7 +33,7 @@ const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the candidate may take to receive what the old primary, if it still runs, has written.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often to look while waiting. Each look wakes the monitors.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Signals the server and returns; whether it worked is seen by the monitors, sooner than by waiting in the function (100 ms).
 const PROMOTE: &str = "SELECT pg_catalog.pg_promote(false)";
 
@@ -46,6 +46,10 @@ pub(super) struct Promoter {
     pub(super) promote: Promote,
     /// The configured candidate's name.
     pub(super) candidate: Option<String>,
+    /// How long a switchover waits for what is under way.
+    pub(super) patience: Duration,
+    /// One promotion at a time.
+    pub(super) turn: Mutex<()>,
 }
 
 /// Who leads after a promotion.
@@ -98,6 +102,7 @@ impl PromotionError {
 impl Promoter {
     /// All the steps; ends within some 65 seconds. Writes are no longer held at its end, unless the outcome is uncertain.
     pub(super) async fn run(&self) -> Result<Promoted, PromotionError> {
+        let _turn = self.turn.lock().await;
         let began = Instant::now();
         let above = self.hold().await?;
         tracing::info!(
@@ -141,7 +146,7 @@ impl Promoter {
         }
     }
 
-    async fn hold(&self) -> Result<Timeline, PromotionError> {
+    pub(super) async fn hold(&self) -> Result<Timeline, PromotionError> {
         let (done, held) = oneshot::channel();
         self.order(Event::Hold(done)).await?;
         held.await
@@ -149,7 +154,7 @@ impl Promoter {
             .ok_or(PromotionError::NothingKnown)
     }
 
-    async fn order(&self, event: Event) -> Result<(), PromotionError> {
+    pub(super) async fn order(&self, event: Event) -> Result<(), PromotionError> {
         self.orders.send(event).await.map_err(|_| PromotionError::Stopping)
     }
 
@@ -185,7 +190,7 @@ impl Promoter {
     }
 
     /// Asks the server. An error means that it certainly wasn't asked, unless it says "uncertain".
-    async fn ask(&self, candidate: NodeId, node: &Arc<str>) -> Result<(), PromotionError> {
+    pub(super) async fn ask(&self, candidate: NodeId, node: &Arc<str>) -> Result<(), PromotionError> {
         let began = Instant::now();
         let not_asked = |why: String| PromotionError::NotAsked {
             node: Arc::clone(node),
@@ -230,7 +235,7 @@ impl Promoter {
     }
 
     /// Waits until a primary leads on a timeline above this one.
-    async fn led_above(&self, above: Timeline) -> Option<Promoted> {
+    pub(super) async fn led_above(&self, above: Timeline) -> Option<Promoted> {
         let leads = |table: &RoutingTable| {
             let timeline = table.timeline.filter(|timeline| *timeline > above)?;
             Some(Promoted {
@@ -266,7 +271,11 @@ impl Promoter {
 
 /// The standby that loses least: the one that has received most on the timeline `above`, or else replayed most, or else comes
 /// first. A configured one is taken or nobody is.
-fn choose_candidate(nodes: &[NodeState], above: Timeline, configured: Option<&str>) -> Result<NodeId, NoCandidate> {
+pub(super) fn choose_candidate(
+    nodes: &[NodeState],
+    above: Timeline,
+    configured: Option<&str>,
+) -> Result<NodeId, NoCandidate> {
     let fit = |node: &&NodeState| node.role == NodeRole::Standby && node.timeline == Some(above);
     match configured {
         Some(name) => {
@@ -300,7 +309,7 @@ fn old_primary_position(table: &RoutingTable, above: Timeline) -> Option<Lsn> {
         .max()
 }
 
-fn millis(since: Instant) -> u64 {
+pub(super) fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 

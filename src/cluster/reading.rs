@@ -60,6 +60,8 @@ pub enum ServerState {
         insert: Lsn,
         /// Commits wait for standbys.
         synchronous: bool,
+        /// A proxy is moving the writes away from it: it takes no new ones.
+        yields: bool,
         /// What is safely on disk, and so what standbys can get. Behind `insert` while an open transaction's records wait for a
         /// commit to flush them.
         flush: Lsn,

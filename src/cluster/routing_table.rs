@@ -192,7 +192,9 @@ pub enum NoPrimary {
     OnlyStale,
     /// Two nodes are out of recovery on the same timeline, and neither was routed to.
     SplitBrain,
-    /// A promotion that the trigger file asked for is under way.
+    /// The writes are being moved to a standby on purpose; the old primary still ends what is under way.
+    SwitchingOver,
+    /// A promotion is under way.
     Promoting,
     /// A promotion was asked for and its end is unknown. The old primary stays fenced: what it took now could be lost.
     PromotionUncertain,
@@ -210,6 +212,7 @@ impl NoPrimary {
             NoPrimary::Confirming(_) => "confirming",
             NoPrimary::OnlyStale => "only_stale_primaries",
             NoPrimary::SplitBrain => "split_brain",
+            NoPrimary::SwitchingOver => "switching_over",
             NoPrimary::Promoting => "promoting",
             NoPrimary::PromotionUncertain => "promotion_uncertain",
         }
@@ -228,6 +231,7 @@ impl fmt::Display for NoPrimary {
             NoPrimary::Confirming(_) => "a node has just left recovery and the others are being asked",
             NoPrimary::OnlyStale => "the only nodes out of recovery are on a timeline that a promotion has left behind",
             NoPrimary::SplitBrain => "two nodes are out of recovery on the same timeline (split brain)",
+            NoPrimary::SwitchingOver => "the writes are being moved to a standby (switchover)",
             NoPrimary::Promoting => "a standby is being promoted",
             NoPrimary::PromotionUncertain => "a promotion was asked for and it is not known whether it happened",
         })

@@ -9,6 +9,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::promotion::Promoter;
@@ -25,7 +26,7 @@ struct FileIdentity {
 }
 
 /// Watches the path for ever.
-pub(super) async fn watch(path: PathBuf, promoter: Promoter) {
+pub(super) async fn watch(path: PathBuf, promoter: Arc<Promoter>) {
     let mut known = look(&path).await;
     if known.is_some() {
         tracing::warn!(path = %path.display(), "the trigger file is there already: ignored until it is created again");

@@ -401,6 +401,7 @@ fn failover(reader: &mut Reader<'_>, nodes: &[NodeConfig]) -> Failover {
         trigger_file: reader.file("failover.trigger_file"),
         promote: reader.choice("failover.promote", Promote::from_name),
         hold_timeout: reader.duration("failover.hold_timeout"),
+        switchover_timeout: reader.duration("failover.switchover_timeout"),
         hold_max: reader.count("failover.hold_max"),
         candidate,
     }

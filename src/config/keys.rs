@@ -202,6 +202,8 @@ keys! {
         "Name of the node to promote.";
     "failover.hold_timeout": Span(Duration::ZERO, HOUR), Is("10s"),
         "How long a statement that needs a primary waits for one; then it fails with 57P03.";
+    "failover.switchover_timeout": Span(Duration::ZERO, HOUR), Is("5s"),
+        "How long a switchover waits for transactions under way, before it ends them; at most half of `hold_timeout`.";
     "failover.hold_max": Count(0, 1_000_000), Is("1000"),
         "Statements that may wait so at once; the next one fails with 57P03 without waiting.";
 

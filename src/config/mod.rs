@@ -401,6 +401,8 @@ pub struct Failover {
     pub promote: Promote,
     /// How long a statement that needs a primary waits for one.
     pub hold_timeout: Duration,
+    /// How long a switchover waits for transactions under way before it ends them; no longer than half of `hold_timeout`.
+    pub switchover_timeout: Duration,
     /// Statements that may wait at once; the next one gets 57P03 at once.
     pub hold_max: usize,
     /// The node (by name) to promote; `None` is the most advanced standby.

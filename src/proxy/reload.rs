@@ -81,6 +81,10 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     );
     keep(new.failover.promote != old.failover.promote, "failover.promote");
     keep(new.failover.candidate != old.failover.candidate, "failover.candidate");
+    keep(
+        new.failover.switchover_timeout != old.failover.switchover_timeout,
+        "failover.switchover_timeout",
+    );
     keep(new.admin != old.admin, "admin");
     new.listen.addresses.clone_from(&old.listen.addresses);
     new.listen.threads = old.listen.threads;
@@ -91,6 +95,7 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     new.failover.trigger_file.clone_from(&old.failover.trigger_file);
     new.failover.promote = old.failover.promote;
     new.failover.candidate.clone_from(&old.failover.candidate);
+    new.failover.switchover_timeout = old.failover.switchover_timeout;
     new.admin.clone_from(&old.admin);
     (new, left)
 }

@@ -347,6 +347,15 @@ impl<'a> Placing<'a> {
         }
     }
 
+    /// Waits for a primary. Safe to drop.
+    ///
+    /// # Errors
+    /// None within `hold_timeout`, or too many wait already.
+    pub async fn await_primary(&mut self, rules: &Rules) -> Result<(), SessionError> {
+        let want = Want::Primary(RouteReason::NeedsPrimary);
+        self.route(want, rules, &History::default()).await.map(|_| ())
+    }
+
     /// Starts to be held.
     fn hold(&mut self) -> Result<(), SessionError> {
         if self.held.is_some() {

@@ -59,6 +59,7 @@ named_states! {
     TOO_MANY_CONNECTIONS = "53300", "too_many_connections";
     PROGRAM_LIMIT_EXCEEDED = "54000", "program_limit_exceeded";
     OBJECT_NOT_IN_PREREQUISITE_STATE = "55000", "object_not_in_prerequisite_state";
+    OBJECT_IN_USE = "55006", "object_in_use";
     CANT_CHANGE_RUNTIME_PARAM = "55P02", "cant_change_runtime_param";
     QUERY_CANCELED = "57014", "query_canceled";
     ADMIN_SHUTDOWN = "57P01", "admin_shutdown";

@@ -16,7 +16,7 @@ use super::super::retry::{Attempt, Failure, NextStep, Progress, RERUNS, Verdict,
 use super::super::settle;
 use super::aiming::{settle_aim, take_aim};
 use super::{ClientSession, End, rules};
-use crate::cluster::Hint;
+use crate::cluster::{Hint, NoPrimary};
 use crate::route::{Route, RouteReason, Target, Want};
 use crate::sql::Access;
 use crate::wire::backend::TransactionStatus;
@@ -29,6 +29,10 @@ impl ClientSession {
         let Phase::Attached(mut attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(());
         };
+        if attached.block.is_none() && attached.route.target == Target::Primary && self.writes_move() {
+            self.phase = Phase::Attached(attached);
+            return self.stand_back(plan, unit, arrived).await;
+        }
         if self.must_leave_standby(&attached, plan) {
             match self.move_to_primary(attached).await? {
                 Ok(moved) => attached = moved,
@@ -155,6 +159,37 @@ impl ClientSession {
                 self.client_gone(*attached, plan, false);
                 Err(End::Fatal(SessionError::Protocol(bad.to_string())))
             }
+        }
+    }
+
+    /// Whether what begins on the primary now has to wait until the writes have moved.
+    fn writes_move(&self) -> bool {
+        self.worker.shared.cluster.table().why_no_primary == Some(NoPrimary::SwitchingOver)
+    }
+
+    /// Waits until it is clear who takes writes, with a connection that may be to the primary that was.
+    async fn stand_back(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
+        let worker = Rc::clone(&self.worker);
+        let rules = rules(&worker.shared.config.load());
+        let mut placing = Placing::new(&worker);
+        let slot = Arc::clone(&self.registered.slot);
+        let there_is_one = tokio::select! {
+            biased;
+            there_is_one = Box::pin(placing.await_primary(&rules)) => there_is_one,
+            () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
+            () = self.client.gone() => return Err(End::Left),
+        };
+        if let Err(error) = there_is_one {
+            return self.report(error, plan, &unit.frames).await;
+        }
+        if let Phase::Attached(attached) = &mut self.phase
+            && (!attached.lease.conn().is_fit() || worker.shared.cluster.table().primary != Some(attached.route.node))
+        {
+            self.held_connection_lost()?;
+        }
+        match &self.phase {
+            Phase::Attached(_) => Box::pin(self.run_attached(plan, unit, arrived)).await,
+            Phase::Idle | Phase::Aborted { .. } => Box::pin(self.place_and_run(plan, unit, arrived)).await,
         }
     }
 

@@ -1,0 +1,558 @@
+//! Moving the writes to a standby on purpose, so that no write that was acknowledged is lost and clients see nothing but a pause.
+//!
+//! ```text
+//! look before ─▶ hold writes ─▶ the old primary takes no new writing transactions, from anybody ─▶ those under way end
+//!     ─▶ fence it ─▶ the new one has replayed all that it has written ─▶ pg_promote() ─▶ it leads ─▶ release
+//! ```
+//!
+//! Until the fence nothing has happened that can't be taken back, and until `pg_promote()` was sent the old primary simply goes on
+//! when a step fails or takes too long.
+//!
+//! Who else writes to the old primary is held off by its own `default_transaction_read_only`, set for the time of the switchover (and
+//! reset after it) while this proxy holds an advisory lock there; other proxies see both with their next reading, and hold their
+//! clients' writes until one of the two is gone ([`super::probe`]).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, timeout};
+
+use super::coordinator::Event;
+use super::lsn::{Lsn, Timeline};
+use super::node::NodeId;
+use super::probe::{LOCK, NOBODY_SWITCHES};
+use super::probe_connection::{AskError, ProbeConnection, Row};
+use super::promotion::{LOOK_EVERY, NoCandidate, Promoter, PromotionError, choose_candidate, millis};
+use super::reading::ServerState;
+use super::routing_table::{NoPrimary, RoutingTable};
+use crate::config::Promote;
+use crate::wire::sqlstate::SqlState;
+
+/// A standby that is further behind is not asked to lead: clients would wait for all of that.
+const MOST_BEHIND: u64 = 64 << 20;
+/// How long the new primary may take to replay what it lacks once writes are held.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a transaction may take to end that was told to.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Other clients' transactions that are under way. The monitors' own are none.
+const UNDER_WAY: &str = "FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' \
+AND pid <> pg_catalog.pg_backend_pid() AND xact_start IS NOT NULL \
+AND NOT (application_name = 'pgsluice monitor' AND backend_xid IS NULL)";
+
+/// The writes have moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switched {
+    /// Who led before.
+    pub from: Arc<str>,
+    /// Who leads now.
+    pub to: Arc<str>,
+    /// On this timeline.
+    pub timeline: Timeline,
+    /// For so long writes were held.
+    pub held: Duration,
+    /// Transactions that did not end in time and were ended.
+    pub ended: usize,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// The writes have not moved. The old primary goes on, except after [`SwitchoverError::Uncertain`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SwitchoverError {
+    /// Another promotion is under way in this proxy.
+    #[error("a promotion or a switchover is under way already")]
+    Busy,
+    /// Another proxy holds the lock.
+    #[error("another proxy is moving the writes of this cluster")]
+    Elsewhere,
+    /// `promote = "never"`.
+    #[error(
+        "somebody else promotes in this cluster (failover.promote = \"never\"): ask that one to switch over; pgsluice follows"
+    )]
+    NotOurs,
+    /// There is no primary to move the writes from.
+    #[error("there is no primary: {0}")]
+    NoPrimary(NoPrimary),
+    /// No node has this name.
+    #[error("there is no node {name}; there are {}", nodes.join(", "))]
+    UnknownNode {
+        /// As it was asked for.
+        name: String,
+        /// Those that there are.
+        nodes: Vec<String>,
+    },
+    /// The node can't lead, or none can.
+    #[error("{0}")]
+    Unfit(String),
+    /// A node doesn't let the monitor's role do this.
+    #[error("{node} refuses: {why}")]
+    Refused {
+        /// The node.
+        node: Arc<str>,
+        /// Its words, and what to grant.
+        why: String,
+    },
+    /// A node was lost, or has answered something strange.
+    #[error("{node}: {why}")]
+    Lost {
+        /// The node.
+        node: Arc<str>,
+        /// What was seen.
+        why: String,
+    },
+    /// Transactions go on.
+    #[error("{0} transactions are still under way on the primary, and can't be ended")]
+    NeverQuiet(usize),
+    /// It did not get there in time.
+    #[error("{node} did not replay everything within {CATCH_UP_TIMEOUT:?}")]
+    Behind {
+        /// The standby.
+        node: Arc<str>,
+    },
+    /// It may have happened.
+    #[error("{0}; writes stay held until a node leads on a higher timeline")]
+    Uncertain(String),
+    /// Nobody is left who could.
+    #[error("the proxy is stopping")]
+    Stopping,
+}
+
+impl SwitchoverError {
+    /// Its code for a client who has asked for it.
+    pub fn sqlstate(&self) -> SqlState {
+        match self {
+            SwitchoverError::Busy | SwitchoverError::Elsewhere => SqlState::OBJECT_IN_USE,
+            SwitchoverError::NotOurs | SwitchoverError::Unfit(_) | SwitchoverError::Behind { .. } => {
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            SwitchoverError::NoPrimary(_) | SwitchoverError::Stopping => SqlState::CANNOT_CONNECT_NOW,
+            SwitchoverError::UnknownNode { .. } => SqlState::UNDEFINED_OBJECT,
+            SwitchoverError::Refused { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
+            SwitchoverError::Lost { .. } => SqlState::CONNECTION_FAILURE,
+            SwitchoverError::NeverQuiet(_) => SqlState::OBJECT_IN_USE,
+            SwitchoverError::Uncertain(_) => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        }
+    }
+}
+
+/// Who hands over to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parties {
+    old: NodeId,
+    old_name: Arc<str>,
+    new: NodeId,
+    new_name: Arc<str>,
+    timeline: Timeline,
+}
+
+impl Promoter {
+    /// All the steps; ends within some seconds more than the time that transactions under way are given.
+    pub(super) async fn switch_over(&self, to: Option<&str>) -> Result<Switched, SwitchoverError> {
+        let _turn = self.turn.try_lock().map_err(|_| SwitchoverError::Busy)?;
+        if self.promote == Promote::Never {
+            return Err(SwitchoverError::NotOurs);
+        }
+        let parties = parties(&self.shared.table.load(), to, self.candidate.as_deref())?;
+        let mut new = self.side(parties.new, &parties.new_name).await?;
+        new.can_be_promoted().await?;
+        let mut old = self.side(parties.old, &parties.old_name).await?;
+        old.can_be_left().await?;
+
+        let began = Instant::now();
+        self.tell(Event::Pause).await?;
+        tracing::info!(from = %parties.old_name, to = %parties.new_name, "switchover: writes are held");
+        let moved = self.move_writes(&parties, &mut old, &mut new).await;
+        match &moved {
+            Ok((timeline, _)) => tracing::info!(
+                node = %parties.new_name, timeline = timeline.0, took_ms = millis(began), "switchover: done"
+            ),
+            Err(error @ SwitchoverError::Uncertain(_)) => {
+                self.tell(Event::HoldOn).await?;
+                tracing::error!(%error, "switchover: outcome unknown");
+            }
+            Err(error) => {
+                let _ = old.take_writes_again().await;
+                self.tell(Event::Release).await?;
+                tracing::warn!(%error, took_ms = millis(began), "switchover: given up, the primary goes on");
+            }
+        }
+        let (timeline, ended) = moved?;
+        let held = began.elapsed();
+        let mut warnings = std::mem::take(&mut old.warnings);
+        if let Err(error) = old.take_writes_again().await {
+            warnings.push(format!(
+                "{} still has default_transaction_read_only = on ({error}): ALTER SYSTEM RESET it before it leads again",
+                parties.old_name
+            ));
+        }
+        warnings.push(format!(
+            "{} runs on as a primary that nobody writes to: make it a standby of {} (pg_rewind, standby.signal), and see that other standbys follow",
+            parties.old_name, parties.new_name
+        ));
+        Ok(Switched {
+            from: parties.old_name,
+            to: parties.new_name,
+            timeline,
+            held,
+            ended,
+            warnings,
+        })
+    }
+
+    /// Answers the new timeline, and how many transactions were ended.
+    async fn move_writes(
+        &self,
+        parties: &Parties,
+        old: &mut Side,
+        new: &mut Side,
+    ) -> Result<(Timeline, usize), SwitchoverError> {
+        let began = Instant::now();
+        old.take_no_new_writes().await?;
+        let ended = old.until_quiet(self.patience).await?;
+        tracing::info!(
+            took_ms = millis(began),
+            ended,
+            "switchover: no transaction is under way any more"
+        );
+        let above = self.hold().await.map_err(|_| SwitchoverError::Stopping)?;
+        if above != parties.timeline {
+            return Err(SwitchoverError::Unfit(
+                "somebody else has promoted a standby meanwhile".into(),
+            ));
+        }
+        // What was on its way to it when it was fenced is over too, one way or the other.
+        old.until_quiet(Duration::ZERO).await?;
+        let goal = old.position().await?;
+        new.until_replayed(goal).await?;
+        tracing::info!(lsn = %goal, took_ms = millis(began), "switchover: the new primary has everything");
+        self.ask(parties.new, &parties.new_name)
+            .await
+            .map_err(|error| match error {
+                PromotionError::Uncertain { .. } => SwitchoverError::Uncertain(error.to_string()),
+                other => SwitchoverError::Unfit(other.to_string()),
+            })?;
+        let led = self.led_above(above).await;
+        let unseen = || SwitchoverError::Uncertain(format!("{} was asked to promote itself", parties.new_name));
+        Ok((led.ok_or_else(unseen)?.timeline, ended))
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), SwitchoverError> {
+        self.order(event).await.map_err(|_| SwitchoverError::Stopping)
+    }
+
+    async fn side(&self, node: NodeId, name: &Arc<str>) -> Result<Side, SwitchoverError> {
+        let lost = |why: String| SwitchoverError::Lost {
+            node: Arc::clone(name),
+            why,
+        };
+        let target = self
+            .targets
+            .of(node)
+            .ok_or_else(|| lost("it is no node any more".into()))?;
+        let connection = ProbeConnection::open(&target)
+            .await
+            .map_err(|failure| lost(failure.message.to_string()))?;
+        Ok(Side {
+            name: Arc::clone(name),
+            connection,
+            limit: target.timeout,
+            is_read_only: false,
+            warnings: Vec::new(),
+        })
+    }
+}
+
+/// Who could lead: the one asked for, or the configured candidate, or the most advanced standby. Pure.
+fn parties(table: &RoutingTable, to: Option<&str>, candidate: Option<&str>) -> Result<Parties, SwitchoverError> {
+    let why = table.why_no_primary.unwrap_or(NoPrimary::Starting);
+    let (Some(old), Some(timeline)) = (table.primary_state(), table.timeline) else {
+        return Err(SwitchoverError::NoPrimary(why));
+    };
+    if let Some(name) = to {
+        let known = table.members().find(|node| &*node.name == name);
+        match known {
+            None => {
+                return Err(SwitchoverError::UnknownNode {
+                    name: name.to_owned(),
+                    nodes: table.members().map(|node| node.name.to_string()).collect(),
+                });
+            }
+            Some(node) if node.id == old.id => {
+                return Err(SwitchoverError::Unfit(format!("{name} is the primary already")));
+            }
+            Some(_) => {}
+        }
+    }
+    let unfit = |error: NoCandidate| SwitchoverError::Unfit(error.to_string());
+    let new = choose_candidate(&table.nodes, timeline, to.or(candidate)).map_err(unfit)?;
+    let new = table.node(new).ok_or(SwitchoverError::Stopping)?;
+    if new.replay_paused {
+        return Err(SwitchoverError::Unfit(format!("{}'s replay is paused", new.name)));
+    }
+    match new.lag_bytes {
+        Some(behind) if behind <= MOST_BEHIND => {}
+        Some(behind) => {
+            return Err(SwitchoverError::Unfit(format!(
+                "{} is {} MiB behind",
+                new.name,
+                behind >> 20
+            )));
+        }
+        None => {
+            return Err(SwitchoverError::Unfit(format!(
+                "how far {} is behind isn't known",
+                new.name
+            )));
+        }
+    }
+    Ok(Parties {
+        old: old.id,
+        old_name: Arc::clone(&old.name),
+        new: new.id,
+        new_name: Arc::clone(&new.name),
+        timeline,
+    })
+}
+
+/// A connection to one of the two, for as long as the switchover takes.
+struct Side {
+    name: Arc<str>,
+    connection: ProbeConnection,
+    /// For one question.
+    limit: Duration,
+    is_read_only: bool,
+    warnings: Vec<String>,
+}
+
+impl Side {
+    async fn ask(&mut self, question: &str) -> Result<Vec<Row>, SwitchoverError> {
+        let answer = timeout(self.limit, self.connection.query(question)).await;
+        let late = || AskError::Lost(format!("no answer within {:?}", self.limit));
+        answer.unwrap_or_else(|_| Err(late())).map_err(|error| match error {
+            AskError::Sql {
+                code: SqlState::INSUFFICIENT_PRIVILEGE,
+                message,
+            } => self.refused(&message),
+            other => self.lost(other.to_string()),
+        })
+    }
+
+    fn lost(&self, why: String) -> SwitchoverError {
+        SwitchoverError::Lost {
+            node: Arc::clone(&self.name),
+            why,
+        }
+    }
+
+    fn refused(&self, why: &str) -> SwitchoverError {
+        SwitchoverError::Refused {
+            node: Arc::clone(&self.name),
+            why: why.to_owned(),
+        }
+    }
+
+    async fn is_true(&mut self, condition: &str) -> Result<bool, SwitchoverError> {
+        let rows = self.ask(&format!("SELECT {condition}")).await?;
+        Ok(rows.first().and_then(|row| row.first()).and_then(Option::as_deref) == Some(b"t"))
+    }
+
+    async fn can_be_promoted(&mut self) -> Result<(), SwitchoverError> {
+        let may = "pg_catalog.has_function_privilege('pg_catalog.pg_promote(boolean,integer)', 'EXECUTE')";
+        if self.is_true(may).await? {
+            return Ok(());
+        }
+        Err(self.refused(
+            "the monitor's role may not promote it; GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO the role",
+        ))
+    }
+
+    /// Claims the right to leave it, and sees that what is to be done can be done.
+    async fn can_be_left(&mut self) -> Result<(), SwitchoverError> {
+        if !self.is_true("pg_catalog.pg_has_role('pg_monitor', 'USAGE')").await? {
+            return Err(self.refused(
+                "the monitor's role doesn't see whether transactions are under way; GRANT pg_monitor TO the role",
+            ));
+        }
+        if self
+            .is_true("pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on'")
+            .await?
+        {
+            return Err(SwitchoverError::Unfit(format!(
+                "{} takes no writes by its own configuration (default_transaction_read_only = on)",
+                self.name
+            )));
+        }
+        let claim = format!(
+            "CASE WHEN {NOBODY_SWITCHES} THEN pg_catalog.pg_try_advisory_lock({}, {}) ELSE false END",
+            LOCK.0, LOCK.1
+        );
+        if self.is_true(&claim).await? {
+            Ok(())
+        } else {
+            Err(SwitchoverError::Elsewhere)
+        }
+    }
+
+    /// Transactions that begin from now on are read-only, whoever begins them, unless they say otherwise.
+    async fn take_no_new_writes(&mut self) -> Result<(), SwitchoverError> {
+        match self.ask("ALTER SYSTEM SET default_transaction_read_only = on").await {
+            Ok(_) => {}
+            // Our own clients are held back anyway.
+            Err(SwitchoverError::Refused { why, .. }) => {
+                self.warnings.push(format!(
+                    "clients of {} that don't connect through this proxy were not held back: what they wrote in these moments may be \
+                     lost ({why}; GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only TO the monitor's role)",
+                    self.name
+                ));
+                return Ok(());
+            }
+            Err(other) => return Err(other),
+        }
+        self.is_read_only = true;
+        self.reload().await
+    }
+
+    async fn reload(&mut self) -> Result<(), SwitchoverError> {
+        if self.is_true("pg_catalog.pg_reload_conf()").await? {
+            Ok(())
+        } else {
+            Err(self.lost("pg_reload_conf() could not signal the server".into()))
+        }
+    }
+
+    /// Undoes [`Side::take_no_new_writes`].
+    async fn take_writes_again(&mut self) -> Result<(), SwitchoverError> {
+        if !std::mem::take(&mut self.is_read_only) {
+            return Ok(());
+        }
+        self.ask("ALTER SYSTEM RESET default_transaction_read_only").await?;
+        self.reload().await
+    }
+
+    /// Waits until nobody's transaction is under way; ends those that take longer than `patience`. Answers how many.
+    async fn until_quiet(&mut self, patience: Duration) -> Result<usize, SwitchoverError> {
+        let began = Instant::now();
+        // The reload takes a moment to arrive, and so does a statement that was sent.
+        let mut quiet = 0;
+        let mut ended = 0;
+        loop {
+            let left = self.count(&format!("SELECT count(*) {UNDER_WAY}")).await?;
+            quiet = if left == 0 { quiet + 1 } else { 0 };
+            if quiet == QUIET_LOOKS {
+                return Ok(ended);
+            }
+            if left > 0 && ended == 0 && began.elapsed() >= patience {
+                ended = left;
+                let end = format!("SELECT count(*) FILTER (WHERE pg_catalog.pg_terminate_backend(pid)) {UNDER_WAY}");
+                match self.count(&end).await {
+                    Ok(_) | Err(SwitchoverError::Refused { .. }) => {}
+                    Err(other) => return Err(other),
+                }
+            }
+            if ended > 0 && began.elapsed() >= patience + END_TIMEOUT {
+                return Err(SwitchoverError::NeverQuiet(left));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn count(&mut self, question: &str) -> Result<usize, SwitchoverError> {
+        let rows = self.ask(question).await?;
+        let text = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+        let number = text.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        number.ok_or_else(|| self.lost("an unexpected answer".into()))
+    }
+
+    async fn state(&mut self) -> Result<ServerState, SwitchoverError> {
+        let answer = timeout(self.limit, self.connection.ask()).await;
+        let answer = answer.unwrap_or_else(|_| Err(AskError::Lost("no answer in time".into())));
+        answer
+            .map(|answer| answer.state)
+            .map_err(|error| self.lost(error.to_string()))
+    }
+
+    async fn position(&mut self) -> Result<Lsn, SwitchoverError> {
+        match self.state().await? {
+            ServerState::Primary { insert, .. } => Ok(insert),
+            ServerState::Standby { .. } => Err(self.lost("it is in recovery".into())),
+        }
+    }
+
+    async fn until_replayed(&mut self, goal: Lsn) -> Result<(), SwitchoverError> {
+        let began = Instant::now();
+        loop {
+            match self.state().await? {
+                ServerState::Standby { replayed, .. } if replayed >= Some(goal) => return Ok(()),
+                ServerState::Standby { .. } if began.elapsed() < CATCH_UP_TIMEOUT => sleep(LOOK_EVERY).await,
+                ServerState::Standby { .. } => {
+                    return Err(SwitchoverError::Behind {
+                        node: Arc::clone(&self.name),
+                    });
+                }
+                ServerState::Primary { .. } => return Err(self.lost("it has left recovery already".into())),
+            }
+        }
+    }
+}
+
+/// Nobody's transaction was seen so often in a row.
+const QUIET_LOOKS: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{NodeRole, node::NodeId};
+    use crate::config::{Config, Overrides};
+
+    /// A primary and two standbys; the second one has more.
+    fn table() -> RoutingTable {
+        let text = "[cluster]\nnodes = [\"127.0.0.1:1\", \"127.0.0.1:2\", \"127.0.0.1:3\"]\n";
+        let config = Config::parse(text, "test", &Overrides::default()).expect("a configuration");
+        let mut table = RoutingTable::at_start(&config.cluster.nodes, Instant::now());
+        (table.primary, table.timeline, table.why_no_primary) = (Some(NodeId(0)), Some(Timeline(3)), None);
+        for (node, lsn) in table.nodes.iter_mut().zip([100, 90, 95]) {
+            node.role = NodeRole::Standby;
+            node.timeline = Some(Timeline(3));
+            node.wal_position = Some(Lsn(lsn));
+            node.lag_bytes = Some(100 - lsn);
+        }
+        table.nodes[0].role = NodeRole::Primary;
+        table
+    }
+
+    fn chosen(table: &RoutingTable, to: Option<&str>, candidate: Option<&str>) -> Result<u16, SqlState> {
+        let chosen = parties(table, to, candidate);
+        chosen.map(|parties| parties.new.0).map_err(|error| error.sqlstate())
+    }
+
+    #[test]
+    fn the_one_asked_for_leads_or_the_candidate_or_the_most_advanced() {
+        let table = table();
+        assert_eq!(chosen(&table, None, None), Ok(2));
+        assert_eq!(chosen(&table, None, Some("127.0.0.1:2")), Ok(1));
+        assert_eq!(chosen(&table, Some("127.0.0.1:2"), Some("127.0.0.1:3")), Ok(1));
+    }
+
+    #[test]
+    fn who_cannot_lead_is_refused_before_anything_happens() {
+        let unfit = Err(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+        assert_eq!(chosen(&table(), Some("nobody"), None), Err(SqlState::UNDEFINED_OBJECT));
+        assert_eq!(chosen(&table(), Some("127.0.0.1:1"), None), unfit);
+        let mut without = table();
+        (without.primary, without.why_no_primary) = (None, Some(NoPrimary::Starting));
+        assert_eq!(chosen(&without, None, None), Err(SqlState::CANNOT_CONNECT_NOW));
+        let changes: [fn(&mut RoutingTable); 5] = [
+            |table| table.nodes[1].role = NodeRole::Unreachable,
+            |table| table.nodes[1].timeline = Some(Timeline(2)),
+            |table| table.nodes[1].replay_paused = true,
+            |table| table.nodes[1].lag_bytes = Some(MOST_BEHIND + 1),
+            |table| table.nodes[1].lag_bytes = None,
+        ];
+        for change in changes {
+            let mut table = table();
+            change(&mut table);
+            assert_eq!(chosen(&table, Some("127.0.0.1:2"), None), unfit);
+        }
+    }
+}
