@@ -347,6 +347,7 @@ fn tables_have_the_codes_words() {
         NoPrimary::Confirming(NodeId(0)),
         NoPrimary::OnlyStale,
         NoPrimary::SplitBrain,
+        NoPrimary::SwitchingOver,
         NoPrimary::Promoting,
         NoPrimary::PromotionUncertain,
     ];
