@@ -320,8 +320,8 @@ pub enum Hint {
     ConnectionLost,
     /// 57P01, 57P02 or 57P03, as an error or as the notice before an immediate stop.
     ShuttingDown,
-    /// 25006 from the node taken for the primary. It has three meanings (a standby, a session read-only by choice, a transaction
-    /// older than a promotion).
+    /// 25006 from the node taken for the primary, or `default_transaction_read_only = on`. It has four meanings (a standby, a session
+    /// read-only by choice, a transaction older than a promotion, a primary that another proxy is moving the writes away from).
     ReadOnlyRefusal,
     /// The server reported this `in_hot_standby` at login or after a change (PostgreSQL 14+).
     InHotStandby(bool),

@@ -667,6 +667,9 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 .hint(self.parties.conn.node, Hint::InHotStandby(value == "on"));
             return Fate::Swallow;
         }
+        if name == "default_transaction_read_only" && value == "on" && self.attempt.target == Target::Primary {
+            self.parties.cluster.hint(self.parties.conn.node, Hint::ReadOnlyRefusal);
+        }
         let Some(start) = self.resets_to(name) else {
             self.parties.told.note(name, value);
             return Fate::Forward;

@@ -12,7 +12,7 @@ use super::error::SessionError;
 use super::own_settings::OTHER_CLUSTER;
 use super::worker::Worker;
 use crate::auth::server_login::ServerLoginError;
-use crate::cluster::{Hint, NodeId};
+use crate::cluster::{Hint, NodeId, NodeState, RoutingTable};
 use crate::pool::{BackendConn, CheckoutError, Lease, Pool, PrincipalPools, Purpose, Settings, Slot};
 use crate::route::balancer::Load;
 use crate::route::consistency::History;
@@ -22,6 +22,8 @@ use crate::wire::sqlstate::SqlState;
 
 /// While held, the decision is looked at again this often even if the table hasn't changed: lags change without a word.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// What a node says of itself is waited for no longer than this.
+const HEARING: Duration = Duration::from_secs(1);
 /// Between two attempts at a node that doesn't take connections but isn't known to be down yet.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -242,6 +244,23 @@ impl<'a> Placing<'a> {
         let mut news = cluster.published();
         cluster.freshen(floor);
         let _ = tokio::time::timeout(limit, news.changed()).await;
+    }
+
+    /// Waits until `node` has been asked what it is since now, or is the primary no more.
+    pub async fn hear_from(&self, node: NodeId) {
+        let (cluster, began) = (&self.worker.shared.cluster, Instant::now());
+        let heard = |table: &RoutingTable| {
+            let asked_since = |row: &NodeState| {
+                row.last_seen
+                    .is_some_and(|seen| seen - row.round_trip.unwrap_or_default() > began)
+            };
+            table.primary != Some(node) || table.node(node).is_none_or(asked_since)
+        };
+        let mut news = cluster.published();
+        cluster.request_probe();
+        while !heard(&cluster.table()) && began.elapsed() < HEARING {
+            let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;
+        }
     }
 
     /// How long it is better to wait than to go to the primary: for a standby that catches up, or for the primary itself, which may not show yet

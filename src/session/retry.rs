@@ -62,6 +62,8 @@ pub struct Attempt {
     pub suspect: bool,
     /// Whether its standby is known to have everything that was committed before the request came: what it doesn't know isn't there.
     pub current: bool,
+    /// Whether a refusal because the transaction is read-only comes before any of it has run.
+    pub refused_first: bool,
 }
 
 /// What to do next.
@@ -104,7 +106,15 @@ pub fn after(attempt: Attempt, failure: Failure) -> NextStep {
         && !attempt.in_block
         && attempt.retries < RERUNS
         && attempt.progress != Progress::ForwardedToClient;
+    // By the primary: a switchover may be moving the writes elsewhere. Nothing has run, so nothing runs twice.
+    let may_move = attempt.target == Target::Primary
+        && attempt.refused_first
+        && matches!(attempt.danger, Danger::None | Danger::Write)
+        && !attempt.in_block
+        && attempt.retries == 0
+        && attempt.progress != Progress::ForwardedToClient;
     match failure {
+        Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION) if may_move => NextStep::RetryOnPrimary,
         Failure::NoConnection => NextStep::Retry,
         Failure::Refused(code) => match refusal(code) {
             Some(NextStep::RetryOnCurrent) if attempt.current => NextStep::Forward,
@@ -196,6 +206,7 @@ mod tests {
                             retries,
                             suspect: false,
                             current: false,
+                            refused_first: false,
                         })
                     })
                 })
@@ -220,6 +231,26 @@ mod tests {
                     "{attempt:?} {failure:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_a_primary_refuses_before_it_runs_is_sent_once_more_and_no_more() {
+        let refused = Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION);
+        for attempt in attempts().filter(|attempt| attempt.target == Target::Primary) {
+            let step = after(
+                Attempt {
+                    refused_first: true,
+                    ..attempt
+                },
+                refused,
+            );
+            let fit = matches!(attempt.danger, Danger::None | Danger::Write)
+                && !attempt.in_block
+                && attempt.retries == 0
+                && attempt.progress != Progress::ForwardedToClient;
+            assert_eq!(step == NextStep::RetryOnPrimary, fit, "{attempt:?}");
+            assert_eq!(after(attempt, refused), NextStep::Forward, "{attempt:?}");
         }
     }
 
@@ -249,6 +280,7 @@ mod tests {
             retries: 0,
             suspect: false,
             current: false,
+            refused_first: false,
         };
         let lost = Failure::Lost(Parting::Silent);
         assert_eq!(after(base, lost), NextStep::Report(Verdict::Unknown));
@@ -294,6 +326,7 @@ mod tests {
             retries: 1,
             suspect: false,
             current: false,
+            refused_first: false,
         };
         let given_up = NextStep::Report(Verdict::CertainlyNotCommitted);
         for parting in [Parting::Silent, Parting::Announced, Parting::Farewell] {
@@ -319,6 +352,7 @@ mod tests {
             retries: 0,
             suspect: false,
             current: false,
+            refused_first: false,
         };
         let refused = Failure::Refused(SqlState::READ_ONLY_SQL_TRANSACTION);
         assert_eq!(after(read, refused), NextStep::RetryOnPrimary);

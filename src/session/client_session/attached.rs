@@ -78,6 +78,7 @@ impl ClientSession {
             retries: RERUNS, // What is attached has no other place to run.
             suspect: false,
             current: false,
+            refused_first: false,
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
         let mut aim = self.aim(plan, unit);

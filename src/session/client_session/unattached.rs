@@ -151,6 +151,7 @@ impl ClientSession {
                 retries,
                 suspect,
                 current: route.target == Target::Standby && rules.since.is_some(),
+                refused_first: plan.refused_alike,
             };
             let first = prelude.map(|request| (request, Arc::clone(&settings)));
             let outcome = self.exchange(&mut attached, plan, frames, attempt, first, shot).await;
@@ -185,6 +186,9 @@ impl ClientSession {
                         NextStep::Retry | NextStep::Forward | NextStep::Report(_) => {}
                     }
                     self.give_back(attached);
+                    if route.target == Target::Primary && code == SqlState::READ_ONLY_SQL_TRANSACTION {
+                        Box::pin(placing.hear_from(route.node)).await;
+                    }
                 }
                 Outcome::Ended(words) => return Err(End::ByServer(words)),
                 Outcome::NodeLost {
