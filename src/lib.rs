@@ -5,7 +5,7 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | [`proxy`] | wires everything: workers, acceptor, start, reload, drain |
-//! | [`admin`] · [`lab`] | people around it: HTTP, status · the five-step cluster |
+//! | [`admin`] · [`lab`] | people around it: HTTP, status, console · the five-step cluster |
 //! | [`session`] | one client's life: the loop, requests, relaying, retrying |
 //! | [`route`] · [`pool`] | where a statement goes (pure) · server connections |
 //! | [`catalog`] | what each database's functions, views and types do, kept up to date |

@@ -12,6 +12,7 @@
 mod acceptor;
 mod fence;
 mod observe;
+mod operate;
 mod reload;
 mod workers;
 
@@ -24,9 +25,10 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::admin;
+use crate::admin::console::Console;
 use crate::auth::userlist::{UserList, UserListError};
 use crate::catalog::{self, Catalogs, Keeping};
 use crate::cluster::{Asker, Cluster, StartError};
@@ -36,6 +38,7 @@ use crate::pool::{Pools, REAP_INTERVAL};
 use crate::session::notifiers::Notifiers;
 use crate::session::worker::{Counters, Shared};
 use crate::wire::tls::{NodeTlsConnector, TlsError, server_config};
+use operate::{ProxyOperator, ReloadRequest};
 use reload::Reload;
 use workers::Workers;
 
@@ -88,7 +91,9 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
         .collect();
     let (stop, stopped) = watch::channel(false);
     let admin = admin_listener(&config).await?;
-    let workers = Workers::start(&shared)?;
+    let observer = Arc::new(observe::Observer::new(Arc::clone(&shared), listening.clone(), started));
+    let (operator, reloads) = ProxyOperator::new(&shared, &observer);
+    let workers = Workers::start(&shared, &Arc::new(Console::new(Arc::new(operator))))?;
 
     tokio::spawn(fence::run(Arc::clone(&shared)));
     tokio::spawn(reap(Arc::clone(&shared)));
@@ -104,9 +109,8 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
     }
     if let Some(listener) = admin {
         tracing::info!(address = %listener.local_addr()?, "status page and metrics");
-        let source = Arc::new(observe::Observer::new(Arc::clone(&shared), listening.clone(), started));
         let mut stopped = stopped.clone();
-        tokio::spawn(admin::http::serve(listener, source, async move {
+        tokio::spawn(admin::http::serve(listener, observer, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
     }
@@ -121,7 +125,7 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let mut reload = Reload::new(Arc::clone(&shared), reread);
-    wait_for_stop(&mut reload).await?;
+    wait_for_stop(&mut reload, reloads).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     for acceptor in acceptors {
         acceptor.abort();
@@ -226,8 +230,8 @@ async fn reap(shared: Arc<Shared>) {
     }
 }
 
-/// Ends with SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
-async fn wait_for_stop(reload: &mut Reload) -> io::Result<()> {
+/// Ends with SIGTERM or SIGINT; reloads meanwhile, on SIGHUP or when the console asks for it.
+async fn wait_for_stop(reload: &mut Reload, mut requests: mpsc::Receiver<ReloadRequest>) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -235,7 +239,8 @@ async fn wait_for_stop(reload: &mut Reload) -> io::Result<()> {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reload.run(),
+            _ = hangup.recv() => drop(reload.run()),
+            Some(done) = requests.recv() => drop(done.send(reload.run())),
         }
     }
 }

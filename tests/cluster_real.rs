@@ -277,7 +277,11 @@ impl Lab {
                 hold_max: 10,
                 candidate: None,
             },
-            admin: config::Admin { http: None },
+            admin: config::Admin {
+                http: None,
+                database: "pgsluice".to_owned(),
+                users: Vec::new(),
+            },
         }
     }
 }

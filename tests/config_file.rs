@@ -65,6 +65,7 @@ fn nodes_are_all_that_must_be_said() {
         (Promote::Auto, 1000)
     );
     assert_eq!(config.admin.http, Some("127.0.0.1:9432".parse().unwrap()));
+    assert_eq!((&*config.admin.database, config.admin.users.len()), ("pgsluice", 0));
 }
 
 #[test]
@@ -135,6 +136,8 @@ fn everything_can_be_said() {
         hold_max = 0
         [admin]
         http = "off"
+        database = "console"
+        users = ["postgres", "Ops"]
         "#,
     )
     .unwrap();
@@ -184,6 +187,8 @@ fn everything_can_be_said() {
     assert_eq!(config.failover.candidate.as_deref(), Some("[2001:db8::2]:5433"));
     assert_eq!(config.failover.hold_timeout, Duration::ZERO);
     assert_eq!(config.admin.http, None);
+    assert_eq!(config.admin.database, "console");
+    assert_eq!(config.admin.users, ["postgres", "Ops"]);
 }
 
 /// Each class of mistake, with its line, its key and what to write instead.
@@ -212,8 +217,12 @@ fn a_mistake_is_told_with_its_line_and_what_to_write() {
             "p.toml:2:1: routing: is a section, not the number 5; write [routing] and its keys below",
         ),
         (
+            "[auth]\nauth_query = \"q\"",
+            "p.toml:3:1: auth.auth_query: is not supported yet: users are read from a file",
+        ),
+        (
             "[admin]\nusers = \"u\"",
-            "p.toml:3:1: admin.users: is not supported yet: there is no admin console",
+            "p.toml:3:1: admin.users: must be a list; did you mean [\"u\"]?",
         ),
         // Numbers, flags, texts, lists.
         (

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use pgsluice::admin::console::VERBS;
 use pgsluice::cluster::{NoPrimary, NodeId, Serving};
 use pgsluice::config::{Config, Consistency, Overrides};
 use pgsluice::sql::PinReason;
@@ -324,6 +325,11 @@ fn tables_have_the_codes_words() {
         let named = SqlState::NAMED.iter().any(|(state, _)| state.as_str() == code);
         assert!(named, "pgsluice knows no SQLSTATE {code}");
     }
+
+    assert_eq!(
+        Document::read("docs/console.md").table("Commands"),
+        VERBS.map(|verb| verb.syntax)
+    );
 
     let words: BTreeSet<String> = Document::read("docs/failover.md")
         .table("Watch it")

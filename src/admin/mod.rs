@@ -1,8 +1,9 @@
-//! For people and scrapers: the HTTP server with metrics, health and the status page, and `pgsluice status`.
+//! For people and scrapers: the HTTP server with metrics, health and the status page, the console, and the command line beside them.
 //!
-//! It asks an [`AdminSource`] and knows nothing of pools or sessions, so that what it shows can be faked in a test and what
-//! it is asked can't stop the proxy.
+//! They ask an [`AdminSource`] or an [`console::Operator`] and know nothing of pools, so that what they show can be faked in a test
+//! and what they are asked can't stop the proxy.
 
+pub mod console;
 pub mod explain_command;
 pub mod http;
 pub mod status;

@@ -158,6 +158,8 @@ pub struct PoolStatus {
     pub size: u64,
     /// Statements that wait for one.
     pub waiting: u64,
+    /// For how long the first of them has been waiting.
+    pub longest_wait_microseconds: u64,
 }
 
 /// A change that an operator may want to know of.

@@ -7,8 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
 
 use super::probe::{self, BadRow};
 use super::reading::{Answer, FailureKind, Unreachable};
@@ -16,6 +16,8 @@ use crate::auth::secret::NodeSecret;
 use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
 use crate::config::NodeAddress;
 use crate::wire::error_response::ErrorView;
+use crate::wire::replies::{NoReply, next_reply};
+use crate::wire::rows::row_values;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
 use crate::wire::tls::NodeTlsConnector;
@@ -166,23 +168,11 @@ impl ProbeConnection {
 
     /// The next whole message: its tag and its body. Dropping the future loses nothing.
     async fn next_message(&mut self) -> Result<(u8, Bytes), AskError> {
-        loop {
-            if let Some(header) = self.received.first_chunk::<5>() {
-                let [tag, length @ ..] = *header;
-                let length = u32::from_be_bytes(length) as usize;
-                if !(4..=self.bounds.message).contains(&length) {
-                    return Err(AskError::Unexpected(format!("a message of {length} bytes")));
-                }
-                if self.received.len() > length {
-                    let mut message = self.received.split_to(length + 1).freeze();
-                    message.advance(5);
-                    return Ok((tag, message));
-                }
-            }
-            if self.stream.read_buf(&mut self.received).await? == 0 {
-                return Err(AskError::Lost("the server closed it".into()));
-            }
-        }
+        let message = next_reply(&mut self.stream, &mut self.received, self.bounds.message);
+        message.await.map_err(|none| match none {
+            NoReply::Closed | NoReply::Lost(_) => AskError::Lost(none.to_string()),
+            NoReply::Length(_) => AskError::Unexpected(none.to_string()),
+        })
     }
 }
 
@@ -223,19 +213,8 @@ fn sql_error(body: &[u8]) -> AskError {
     }
 }
 
-fn row(mut body: Bytes) -> Result<Row, AskError> {
-    let short = || AskError::Unexpected("a short DataRow".into());
-    let columns = body.try_get_u16().map_err(|_| short())?;
-    let mut row = Vec::with_capacity(usize::from(columns).min(64));
-    for _ in 0..columns {
-        let length = body.try_get_i32().map_err(|_| short())?;
-        row.push(match usize::try_from(length) {
-            Err(_) => None,
-            Ok(length) if length <= body.len() => Some(body.split_to(length)),
-            Ok(_) => return Err(short()),
-        });
-    }
-    Ok(row)
+fn row(body: Bytes) -> Result<Row, AskError> {
+    row_values(body).ok_or_else(|| AskError::Unexpected("a short DataRow".into()))
 }
 
 fn kind_of_login_failure(error: &ServerLoginError) -> FailureKind {

@@ -408,21 +408,25 @@ fn failover(reader: &mut Reader<'_>, nodes: &[NodeConfig]) -> Failover {
 }
 
 fn admin(reader: &mut Reader<'_>) -> Admin {
+    Admin {
+        http: admin_http(reader),
+        database: reader.text("admin.database").unwrap_or_default(),
+        users: reader.texts("admin.users").into_iter().map(|(_, user)| user).collect(),
+    }
+}
+
+fn admin_http(reader: &mut Reader<'_>) -> Option<SocketAddr> {
     const KEY: &str = "admin.http";
-    let text = reader.text(KEY).filter(|text| text != "off");
-    let address = text.map(|text| parse_listen(&text));
-    match address {
-        Some(Ok(addresses)) => Admin {
-            http: addresses.first().copied(),
-        },
-        Some(Err(unfit)) => {
+    let text = reader.text(KEY).filter(|text| text != "off")?;
+    match parse_listen(&text) {
+        Ok(addresses) => addresses.first().copied(),
+        Err(unfit) => {
             reader.refuse(
                 KEY,
                 unfit.suggest("write it like \"127.0.0.1:9432\", or \"off\" to serve none"),
             );
-            Admin { http: None }
+            None
         }
-        None => Admin { http: None },
     }
 }
 

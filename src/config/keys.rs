@@ -209,6 +209,10 @@ keys! {
 
     "admin.http": Address, Is("127.0.0.1:9432"),
         "Where `/metrics`, `/livez`, `/readyz`, `/status` and the status page are served, or `off`.";
+    "admin.database": Text, Is("pgsluice"),
+        "The name by which clients reach the admin console instead of a database. A database that is really called so needs another name here.";
+    "admin.users": Texts, Means("none"),
+        "Who may use the admin console. They log in to it as to a database; with `auth.method = \"trust\"` anybody can say that he is one of them.";
 }
 
 /// The list of nodes.
@@ -225,7 +229,6 @@ pub(super) fn list(path: &str) -> Option<&'static str> {
 
 /// Keys that the manual's readers may expect, and why they are refused.
 pub(super) const NOT_YET: &[(&str, &str)] = &[
-    ("admin.users", "there is no admin console"),
     ("auth.auth_query", "users are read from a file"),
     ("cluster.node.zone", "reads are not placed by zone"),
 ];

@@ -423,4 +423,8 @@ pub enum Promote {
 pub struct Admin {
     /// `/metrics`, `/livez`, `/readyz`, `/status` and the status page; `None` (configured as "off") serves none.
     pub http: Option<SocketAddr>,
+    /// The database that is the console.
+    pub database: String,
+    /// Who may use it.
+    pub users: Vec<String>,
 }

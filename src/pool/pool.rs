@@ -542,4 +542,11 @@ impl Pool {
         let open = |waiter: &&Waiter| !waiter.hand_over.is_closed();
         self.inner.lock().waiters.iter().filter(open).count()
     }
+
+    /// Since when the first of them has been waiting.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        let open = |waiter: &&Waiter| !waiter.hand_over.is_closed();
+        let inner = self.inner.lock();
+        inner.waiters.iter().find(open).map(|waiter| waiter.since)
+    }
 }

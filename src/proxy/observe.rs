@@ -137,7 +137,7 @@ impl Observer {
     }
 
     /// The pools that have or want a connection.
-    fn pools(&self, table: &RoutingTable) -> Vec<PoolStatus> {
+    fn pools(&self, table: &RoutingTable, now: Instant) -> Vec<PoolStatus> {
         let size = self.shared.config.load().pool.size as u64;
         let mut pools = Vec::new();
         for principal in self.shared.pools.snapshot() {
@@ -157,6 +157,10 @@ impl Observer {
                     },
                     size,
                     waiting,
+                    longest_wait_microseconds: pool.waiting_since().map_or(0, |since| {
+                        let waited = now.saturating_duration_since(since);
+                        u64::try_from(waited.as_micros()).unwrap_or(u64::MAX)
+                    }),
                 });
             }
         }
@@ -247,7 +251,7 @@ impl AdminSource for Observer {
             held_statements: self.shared.held.load(Ordering::Relaxed) as u64,
             failovers: table.stats.failovers,
             nodes: nodes.collect(),
-            pools: self.pools(&table),
+            pools: self.pools(&table, now),
             ..Status::default()
         }
     }

@@ -7,6 +7,9 @@ use crate::config::Config;
 use crate::metrics;
 use crate::session::worker::Shared;
 
+/// How a reload went: the keys that differ and can't change without a restart, or why all is as before.
+pub(super) type Reloaded = Result<Vec<&'static str>, String>;
+
 /// Reads and takes over.
 pub(super) struct Reload {
     shared: Arc<Shared>,
@@ -19,8 +22,9 @@ impl Reload {
     }
 
     /// Reloads once, and says how it went.
-    pub(super) fn run(&mut self) {
-        let outcome = match self.take_over() {
+    pub(super) fn run(&mut self) -> Reloaded {
+        let reloaded = self.take_over();
+        let outcome = match &reloaded {
             Ok(left) if left.is_empty() => {
                 tracing::info!("configuration reloaded");
                 "ok"
@@ -41,10 +45,11 @@ impl Reload {
             .metrics
             .counter(metrics::CONFIG_RELOADS, &[("outcome", outcome.to_owned())])
             .increment(1);
+        reloaded
     }
 
     /// Answers the sections that differ and can't change without a restart.
-    fn take_over(&self) -> Result<Vec<&'static str>, String> {
+    fn take_over(&self) -> Reloaded {
         let new = (self.reread)()?;
         let users = users(&new).map_err(|error| error.to_string())?;
         let tls = client_tls(&new).map_err(|error| error.to_string())?;
@@ -85,7 +90,7 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
         new.failover.switchover_timeout != old.failover.switchover_timeout,
         "failover.switchover_timeout",
     );
-    keep(new.admin != old.admin, "admin");
+    keep(new.admin.http != old.admin.http, "admin.http");
     new.listen.addresses.clone_from(&old.listen.addresses);
     new.listen.threads = old.listen.threads;
     new.cluster.state_file.clone_from(&old.cluster.state_file);
@@ -96,6 +101,6 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     new.failover.promote = old.failover.promote;
     new.failover.candidate.clone_from(&old.failover.candidate);
     new.failover.switchover_timeout = old.failover.switchover_timeout;
-    new.admin.clone_from(&old.admin);
+    new.admin.http = old.admin.http;
     (new, left)
 }

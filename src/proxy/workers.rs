@@ -10,6 +10,8 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
+use super::operate::ProxyOperator;
+use crate::admin::console::Console;
 use crate::session::control::Order;
 use crate::session::login;
 use crate::session::worker::{Shared, Worker};
@@ -27,16 +29,16 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Starts as many as configured. They run for as long as the process does.
-    pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Workers> {
+    pub(super) fn start(shared: &Arc<Shared>, console: &Arc<Console<ProxyOperator>>) -> io::Result<Workers> {
         let count = shared.config.load().listen.threads;
         let mut inboxes = Vec::with_capacity(count);
         for index in 0..count {
             // Unbounded, but filled only by the acceptor, which counts clients.
             let (inbox, tasks) = mpsc::unbounded_channel();
-            let shared = Arc::clone(shared);
+            let (shared, console) = (Arc::clone(shared), Arc::clone(console));
             std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || work(index, shared, tasks))?;
+                .spawn(move || work(index, shared, console, tasks))?;
             inboxes.push(inbox);
         }
         Ok(Workers {
@@ -59,7 +61,12 @@ impl Workers {
     }
 }
 
-fn work(index: usize, shared: Arc<Shared>, mut tasks: mpsc::UnboundedReceiver<Task>) {
+fn work(
+    index: usize,
+    shared: Arc<Shared>,
+    console: Arc<Console<ProxyOperator>>,
+    mut tasks: mpsc::UnboundedReceiver<Task>,
+) {
     let runtime = match Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
@@ -75,7 +82,15 @@ fn work(index: usize, shared: Arc<Shared>, mut tasks: mpsc::UnboundedReceiver<Ta
         while let Some(task) = tasks.recv().await {
             match task {
                 Task::Client(tcp, peer) => match TcpStream::from_std(tcp) {
-                    Ok(tcp) => drop(tokio::task::spawn_local(login::serve(Rc::clone(&worker), tcp, peer))),
+                    Ok(tcp) => {
+                        let (worker, console) = (Rc::clone(&worker), Arc::clone(&console));
+                        drop(tokio::task::spawn_local(async move {
+                            if let Some(visitor) = login::serve(worker, tcp, peer).await {
+                                // Boxed: few clients come for it.
+                                Box::pin(console.receive(*visitor)).await;
+                            }
+                        }));
+                    }
                     Err(error) => {
                         worker.shared.clients.fetch_sub(1, Ordering::Relaxed);
                         tracing::warn!(%error, "cannot watch a client's socket");

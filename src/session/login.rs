@@ -9,11 +9,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::cancel::{Registered, UnderWay};
+use super::client_link::ClientLink;
 use super::client_session::ClientSession;
 use super::error::SessionError;
 use super::own_settings;
 use super::placing::Wish;
 use super::replication::{self, Replication};
+use super::visitor::{self, Visitor};
 use super::worker::{Present, Worker};
 use crate::auth::client_login::{self, ClientIdentity};
 use crate::auth::server_login;
@@ -75,8 +77,8 @@ fn value<'a>(list: &'a [(Box<str>, Box<str>)], name: &str) -> Option<&'a str> {
     list.find(|(known, _)| **known == *name).map(|(_, value)| &**value)
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
+/// Serves one accepted connection to its end, or answers who has come for the console.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) -> Option<Box<Visitor>> {
     let present = worker.enter();
     let limit = worker.shared.config.load().listen.login_timeout;
     let login = tokio::time::timeout(limit, Box::pin(log_in(&worker, present, tcp))).await;
@@ -88,6 +90,10 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
         Ok(Ok(LoggedIn::Replication(replication))) => {
             worker.shared.count_login("ok");
             Box::pin(replication.run()).await;
+        }
+        Ok(Ok(LoggedIn::Console(visitor))) => {
+            worker.shared.count_login("ok");
+            return Some(visitor);
         }
         Ok(Ok(LoggedIn::Gone)) => {}
         Ok(Err(refusal)) => {
@@ -110,6 +116,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr) {
             tracing::info!(%peer, "client did not log in within login_timeout");
         }
     }
+    None
 }
 
 /// Says a last word, and closes. Bounded: nobody waits for a client that doesn't listen.
@@ -129,6 +136,7 @@ pub async fn farewell(stream: &mut Stream, bytes: &[u8]) {
 enum LoggedIn {
     Session(ClientSession),
     Replication(Box<Replication>),
+    Console(Box<Visitor>),
     /// It was a cancel request, or its client has left.
     Gone,
 }
@@ -162,7 +170,9 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
         }
         Opening::Startup(startup) => startup,
     };
-    let over = shared.clients.load(std::sync::atomic::Ordering::Relaxed) > config.listen.max_clients;
+    let visits = startup.database == config.admin.database;
+    let most = config.listen.max_clients + if visits { visitor::SPARE } else { 0 };
+    let over = shared.clients.load(std::sync::atomic::Ordering::Relaxed) > most;
     let refuse = |stream, fields| {
         Box::new(Refusal {
             stream: Some(stream),
@@ -204,8 +214,6 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
             }));
         }
     };
-    let principal = shared.pools.of(&startup.database, &user, node_secret);
-    let settings = Arc::new(settings);
     let secret_length = if startup.protocol_minor >= 2 { 32 } else { 4 };
     let Ok(registered) = shared.cancels.register(secret_length) else {
         return Err(refuse(
@@ -213,6 +221,19 @@ async fn log_in(worker: &Rc<Worker>, present: Present, tcp: TcpStream) -> Result
             ErrorFields::fatal(SqlState::INTERNAL_ERROR, "no randomness for a cancel key"),
         ));
     };
+    if visits {
+        return match visitor::admit(&config.admin, &user, startup.replication.is_some()) {
+            Ok(()) => Ok(LoggedIn::Console(Box::new(Visitor {
+                present,
+                client: ClientLink::new(stream, Rc::clone(&worker.buffers)),
+                registered,
+                user,
+            }))),
+            Err(fields) => Err(refuse(stream, fields)),
+        };
+    }
+    let principal = shared.pools.of(&startup.database, &user, node_secret);
+    let settings = Arc::new(settings);
     if let Some(replication) = &startup.replication {
         let opened = replication::open(worker, &principal, replication, &startup).await;
         let conn = match opened {

@@ -39,4 +39,5 @@ pub mod retry;
 mod settle;
 pub mod statements;
 pub mod translate;
+pub mod visitor;
 pub mod worker;

@@ -63,7 +63,8 @@ pub use prepared_view::{PreparedView, prepared_views};
 pub use signals::{SignalArgument, signal_argument};
 
 use classify::{classify_normal_form, classify_normalised};
-use lexer::PlainStrings;
+pub(crate) use lexer::PlainStrings;
+pub(crate) use statement::{Statement, Statements};
 
 /// Texts longer than this many bytes are not looked into: a write, with the effects that its first words tell.
 pub const MAX_LENGTH: usize = 16 * 1024;

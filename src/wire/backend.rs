@@ -202,30 +202,6 @@ pub fn put_command_complete(out: &mut Vec<u8>, tag: &str) {
     out.push(0);
 }
 
-/// Appends a `RowDescription` of one column of type text, which is the same in text and in binary.
-pub fn put_text_column(out: &mut Vec<u8>, name: &str) {
-    const TEXT: u32 = 25;
-    out.push(b'T');
-    out.extend_from_slice(&((name.len() + 25) as u32).to_be_bytes());
-    out.extend_from_slice(&1_u16.to_be_bytes());
-    out.extend_from_slice(name.as_bytes());
-    // The end of the name, and no table's column.
-    out.extend_from_slice(&[0; 7]);
-    out.extend_from_slice(&TEXT.to_be_bytes());
-    out.extend_from_slice(&(-1_i16).to_be_bytes());
-    out.extend_from_slice(&(-1_i32).to_be_bytes());
-    out.extend_from_slice(&0_u16.to_be_bytes());
-}
-
-/// Appends a `DataRow` of one column.
-pub fn put_text_row(out: &mut Vec<u8>, value: &str) {
-    out.push(b'D');
-    out.extend_from_slice(&((value.len() + 10) as u32).to_be_bytes());
-    out.extend_from_slice(&1_u16.to_be_bytes());
-    out.extend_from_slice(&(value.len() as u32).to_be_bytes());
-    out.extend_from_slice(value.as_bytes());
-}
-
 /// Appends a `ReadyForQuery`.
 pub fn put_ready(out: &mut Vec<u8>, status: TransactionStatus) {
     out.extend_from_slice(&[b'Z', 0, 0, 0, 5, status.byte()]);
@@ -237,6 +213,10 @@ pub const PARSE_COMPLETE: [u8; 5] = [b'1', 0, 0, 0, 4];
 pub const BIND_COMPLETE: [u8; 5] = [b'2', 0, 0, 0, 4];
 /// A `CloseComplete`.
 pub const CLOSE_COMPLETE: [u8; 5] = [b'3', 0, 0, 0, 4];
+/// A `PortalSuspended`.
+pub const PORTAL_SUSPENDED: [u8; 5] = [b's', 0, 0, 0, 4];
+/// An `EmptyQueryResponse`.
+pub const EMPTY_QUERY: [u8; 5] = [b'I', 0, 0, 0, 4];
 /// A `NoData`.
 pub const NO_DATA: [u8; 5] = [b'n', 0, 0, 0, 4];
 /// An empty `ParameterDescription`.

@@ -79,6 +79,33 @@ pub fn value(rest: &[u8], index: usize) -> Option<(Format, std::ops::Range<usize
     (index < count && value.end <= rest.len()).then_some((format, value))
 }
 
+/// How many values a whole `Bind` has, and the formats that it asks for, from its `rest`; `None` if it is malformed.
+pub fn bound(rest: &[u8]) -> Option<(usize, Vec<Format>)> {
+    let int16 = |at: usize| Some(u16::from_be_bytes(*rest.get(at..)?.first_chunk()?));
+    let mut at = 2 + 2 * usize::from(int16(0)?);
+    let count = int16(at)?;
+    at += 2;
+    for _ in 0..count {
+        let length = i32::from_be_bytes(*rest.get(at..)?.first_chunk()?);
+        at += 4 + usize::try_from(length).unwrap_or(0);
+    }
+    let formats = usize::from(int16(at)?);
+    let whole = rest.len() == at + 2 + 2 * formats;
+    let formats = (0..formats).map(|index| match int16(at + 2 + 2 * index)? {
+        0 => Some(Format::Text),
+        1 => Some(Format::Binary),
+        _ => None,
+    });
+    Some((count.into(), formats.collect::<Option<_>>()?)).filter(|_| whole)
+}
+
+/// The portal of an `Execute`, and how many rows it takes at most; `None` if it is malformed.
+pub fn execute(body: &[u8]) -> Option<(&[u8], Option<usize>)> {
+    let (portal, rest) = c_string(body)?;
+    let most = i32::from_be_bytes(rest.try_into().ok()?);
+    Some((portal, usize::try_from(most).ok().filter(|most| *most > 0)))
+}
+
 /// What a `Describe` or a `Close` is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named<'a> {
@@ -187,6 +214,19 @@ mod tests {
         let mut out = Vec::new();
         put_query(&mut out, b"select 1");
         assert_eq!(query(&out[HEADER..]), Some(&b"select 1"[..]));
+    }
+
+    #[test]
+    fn what_a_bind_and_an_execute_ask_for_is_read() {
+        let rest = b"\0\x01\0\0\0\x02\0\0\0\x01x\xff\xff\xff\xff\0\x02\0\0\0\x01";
+        assert_eq!(bound(rest), Some((2, vec![Format::Text, Format::Binary])));
+        assert_eq!(bound(b"\0\0\0\0\0\0"), Some((0, vec![])));
+        assert_eq!(bound(&rest[..rest.len() - 1]), None);
+        assert_eq!(bound(b"\0\0\0\0\0\x01\0\x02"), None);
+        assert_eq!(bound(b"\0\0\0\x01\x7f\xff\xff\xff"), None);
+        assert_eq!(execute(b"p\0\0\0\0\0"), Some((&b"p"[..], None)));
+        assert_eq!(execute(b"\0\0\0\0\x05"), Some((&b""[..], Some(5))));
+        assert_eq!(execute(b"p\0\0\0\0"), None);
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub mod backend;
 pub mod error_response;
 pub mod frame;
 pub mod frontend;
+pub mod replies;
+pub mod rows;
 pub mod sqlstate;
 pub mod startup;
 pub mod stream;

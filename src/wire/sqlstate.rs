@@ -54,6 +54,7 @@ named_states! {
     UNDEFINED_OBJECT = "42704", "undefined_object";
     UNDEFINED_FUNCTION = "42883", "undefined_function";
     UNDEFINED_TABLE = "42P01", "undefined_table";
+    DUPLICATE_CURSOR = "42P03", "duplicate_cursor";
     DUPLICATE_PREPARED_STATEMENT = "42P05", "duplicate_prepared_statement";
     OUT_OF_MEMORY = "53200", "out_of_memory";
     TOO_MANY_CONNECTIONS = "53300", "too_many_connections";

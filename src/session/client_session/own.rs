@@ -11,12 +11,12 @@ use crate::route::decide::{Decision, decide};
 use crate::route::{Route, Target};
 use crate::sql::{OwnQuery, StatementClass, own_query};
 use crate::wire::backend::{
-    BIND_COMPLETE, CLOSE_COMPLETE, NO_PARAMETERS, PARSE_COMPLETE, put_command_complete, put_ready, put_text_column,
-    put_text_row,
+    BIND_COMPLETE, CLOSE_COMPLETE, NO_PARAMETERS, PARSE_COMPLETE, put_command_complete, put_ready,
 };
 use crate::wire::error_response::{ErrorFields, Severity};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
+use crate::wire::rows::{Column, Type, Value, put_columns, put_row};
 use crate::wire::sqlstate::SqlState;
 
 /// An answer: the name of its one column, its rows, and its command tag.
@@ -43,7 +43,7 @@ impl ClientSession {
             match frame.tag {
                 b'Q' => {
                     if let Some(answer) = frontend::query(&body).and_then(|sql| self.own_answer(sql, &position)) {
-                        put_text_column(&mut out, &answer.column);
+                        answer.put_column(&mut out);
                         answer.put_rows(&mut out);
                     }
                     put_ready(&mut out, self.status());
@@ -73,7 +73,7 @@ impl ClientSession {
                         None => None,
                     };
                     if let Some(answer) = sql.and_then(|sql| self.own_answer(&sql, &position)) {
-                        put_text_column(&mut out, &answer.column);
+                        answer.put_column(&mut out);
                     }
                 }
                 b'E' => {
@@ -206,9 +206,14 @@ impl ClientSession {
 }
 
 impl Answer {
+    /// Text is the same in both formats.
+    fn put_column(&self, out: &mut Vec<u8>) {
+        put_columns(out, &[Column::new(&self.column, Type::Text)], &[]);
+    }
+
     fn put_rows(&self, out: &mut Vec<u8>) {
         for row in &self.rows {
-            put_text_row(out, row);
+            put_row(out, &[Value::text(&**row)], &[]);
         }
         put_command_complete(out, self.tag);
     }

@@ -1,0 +1,268 @@
+//! The admin console through the clients that operators have: psql, drivers of the extended protocol, and `pgsluice` itself.
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use pgsluice::lab::LabGuard;
+use support::wire::{Wire, cancel_request, codes, firsts, rows, show, tags};
+use support::{Proxy, client, eventually, last_words, sqlstate, watched};
+
+const CONSOLE: &str = "[admin]\nusers = [\"postgres\"]\n";
+
+fn console_dsn(proxy: &Proxy) -> String {
+    format!("host=127.0.0.1 port={} user=postgres dbname=pgsluice", proxy.port)
+}
+
+/// Standard output and standard error of psql.
+fn psql(lab: &LabGuard, proxy: &Proxy, conninfo: &str, password: &str, commands: &[&str]) -> (String, String) {
+    let output = Command::new("timeout")
+        .arg("60")
+        .arg(lab.pg_bin().join("psql"))
+        .args(["-X", "-w", "-A", "-t", "-F", " "])
+        .args(commands.iter().flat_map(|command| ["-c", command]))
+        .arg(format!("host=127.0.0.1 port={} {conninfo}", proxy.port))
+        .env("PGPASSWORD", password)
+        .output()
+        .expect("psql");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn psql_is_shown_nodes_and_pools_and_reaches_the_database_beside_them() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, CONSOLE);
+    let app = proxy.client().await;
+    app.batch_execute("create table t ()").await.expect("a write");
+
+    let (told, errors) = psql(
+        &lab,
+        &proxy,
+        "user=postgres dbname=pgsluice",
+        "",
+        &["show nodes", "show pools; show version"],
+    );
+    assert_eq!(errors, "");
+    let lines: Vec<Vec<&str>> = told.lines().map(|line| line.split(' ').collect()).collect();
+    let [node1, node2, pool, version] = &lines[..] else {
+        panic!("{told}");
+    };
+    assert_eq!((node1[0], node1[2], node1[3]), ("node1", "primary", "t"));
+    assert_eq!(node1[1], lab.node("node1").expect("a node").address().to_string());
+    assert_eq!((node2[0], node2[2], node2[3]), ("node2", "standby", "t"));
+    assert_eq!(pool[..6], ["postgres", "postgres", "node1", "0", "0", "1"]);
+    assert_eq!(version.join(" "), format!("pgsluice {}", env!("CARGO_PKG_VERSION")));
+
+    // The console takes no server connection, and looks into no pool.
+    let pools = proxy.status().pools;
+    assert!(pools.iter().all(|pool| pool.database == "postgres"), "{pools:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drivers_of_the_extended_protocol_get_typed_columns() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, CONSOLE);
+    let mut console = client(&console_dsn(&proxy)).await;
+    let nodes = console.prepare("show nodes").await.expect("a statement");
+    for _ in 0..2 {
+        let rows = console.query(&nodes, &[]).await.expect("nodes");
+        let told: Vec<(String, bool, i64, Option<f64>, Option<String>)> = rows
+            .iter()
+            .map(|row| {
+                let column = |name: &str| row.columns().iter().position(|column| column.name() == name);
+                let at = |name: &str| column(name).expect("a column");
+                (
+                    row.get(at("name")),
+                    row.get(at("serving")),
+                    row.get(at("timeline")),
+                    row.get(at("lag_seconds")),
+                    row.get(at("error")),
+                )
+            })
+            .collect();
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0], ("node1".to_owned(), true, 1, Some(0.0), None));
+        let (name, serving, timeline, lag, error) = &told[1];
+        assert_eq!((&**name, *serving, *timeline, error), ("node2", true, 1, &None));
+        assert!(lag.is_some_and(|lag| (0.0..10.0).contains(&lag)), "{lag:?}");
+    }
+    let error = console.query("show tables", &[]).await.expect_err("there are none");
+    assert_eq!(sqlstate(&error), "42601");
+    let hint = error.as_db_error().and_then(|error| error.hint()).expect("a hint");
+    assert!(
+        hint.contains("SHOW NODES") && hint.contains("SWITCHOVER [TO node]"),
+        "{hint}"
+    );
+    let error = console
+        .query("switchover to node9", &[])
+        .await
+        .expect_err("there are two");
+    assert_eq!(sqlstate(&error), "42704");
+    assert_eq!(
+        error.as_db_error().and_then(|error| error.hint()),
+        Some("There are node1, node2.")
+    );
+    // What a driver without autocommit sends around a statement.
+    let block = console.transaction().await.expect("BEGIN is taken");
+    assert_eq!(block.query("show version", &[]).await.expect("a version").len(), 1);
+    block.commit().await.expect("COMMIT is taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_admin_users_who_prove_who_they_are_get_in() {
+    let lab = LabGuard::fresh(0).expect("a lab");
+    let users = lab.dir().join("users.txt");
+    fs::write(&users, "\"ops\" \"right\"\n\"app\" \"theirs\"\n").expect("the users");
+    let auth = format!("[auth]\nmethod = \"scram-sha-256\"\nusers = \"{}\"\n", users.display());
+    let proxy = Proxy::with(&lab, &format!("{auth}[admin]\nusers = [\"ops\", \"ghost\"]\n"));
+    let try_psql = |user: &str, password: &str| {
+        let conninfo = format!("user={user} dbname=pgsluice");
+        psql(&lab, &proxy, &conninfo, password, &["show version"])
+    };
+    let (told, errors) = try_psql("ops", "right");
+    assert_eq!((told.starts_with("pgsluice "), &*errors), (true, ""));
+    for (user, password, expected) in [
+        ("ops", "wrong", "password authentication failed for user \"ops\""),
+        ("ghost", "any", "password authentication failed for user \"ghost\""),
+        ("app", "wrong", "password authentication failed for user \"app\""),
+        ("app", "theirs", "user \"app\" may not use the admin console"),
+    ] {
+        let (told, errors) = try_psql(user, password);
+        assert_eq!(told, "", "{user}");
+        assert!(
+            errors.contains("FATAL") && errors.contains(expected),
+            "{user}: {errors}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_let_in_until_somebody_is_named_and_a_reload_names_him() {
+    let lab = LabGuard::fresh(0).expect("a lab");
+    let proxy = Proxy::start(&lab);
+    let asked = [("user", "postgres"), ("database", "pgsluice")];
+    let refused = async |parameters: &[(&str, &str)]| {
+        let mut wire = Wire::open(proxy.port).await;
+        wire.send(&support::wire::startup(0, parameters)).await;
+        let answer = wire.rest().await;
+        let last = answer.last().expect("an answer").clone();
+        (last.code(), last.field(b'H').unwrap_or_default())
+    };
+    let (code, hint) = refused(&asked).await;
+    assert_eq!(code, "42501");
+    assert!(hint.contains("[admin] users = [\"postgres\"]"), "{hint}");
+
+    let file = proxy.config_file();
+    let before = fs::read_to_string(&file).expect("the configuration");
+    fs::write(&file, format!("{CONSOLE}{before}")).expect("the configuration");
+    proxy.signal(Signal::SIGHUP);
+    eventually("the reload", || proxy.log().contains("configuration reloaded"));
+    let mut console = Wire::login(proxy.port, "pgsluice").await;
+    assert_eq!(firsts(&console.run("show version").await).len(), 1);
+    let (code, _) = refused(&[&asked[..], &[("replication", "database")]].concat()).await;
+    assert_eq!(code, "0A000");
+
+    // A database that is really called so is reached when the console has another name.
+    lab.sql("primary", "create database pgsluice").expect("a database");
+    let renamed = format!("{}database = \"console\"\n{before}", CONSOLE);
+    fs::write(&file, renamed).expect("the configuration");
+    assert_eq!(tags(&console.run("reload").await), "CZ");
+    let mut real = Wire::login(proxy.port, "pgsluice").await;
+    assert_eq!(real.value("select current_database()").await, "pgsluice");
+    let mut console = Wire::login(proxy.port, "console").await;
+    assert_eq!(firsts(&console.run("show version").await).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_takes_over_what_can_be_and_says_what_cannot() {
+    let lab = LabGuard::fresh(0).expect("a lab");
+    let proxy = Proxy::with(&lab, CONSOLE);
+    let mut console = Wire::login(proxy.port, "pgsluice").await;
+    let file = proxy.config_file();
+    let before = fs::read_to_string(&file).expect("the configuration");
+
+    fs::write(
+        &file,
+        before.replace("[listen]\n", "[listen]\nthreads = 7\n[pool]\nsize = 3\n"),
+    )
+    .expect("a file");
+    let answer = console.run("reload").await;
+    assert_eq!(tags(&answer), "NCZ");
+    let warning = answer[0].field(b'M').expect("a message");
+    assert!(
+        warning.contains("listen.threads") && !warning.contains("pool"),
+        "{warning}"
+    );
+    let app = proxy.client().await;
+    app.batch_execute("create table t ()").await.expect("a write");
+    let pools = rows(&console.run("show pools").await);
+    assert_eq!(pools[0].last(), Some(&Some("3".to_owned())));
+
+    fs::write(&file, "[pool]\nsize = 0\n").expect("a file");
+    let answer = console.query("reload; show version").await;
+    assert_eq!(codes(&answer), ["F0000"]);
+    let detail = answer[0].field(b'D').expect("a detail");
+    assert!(detail.contains("pool.size"), "{detail}");
+    assert_eq!(tags(&answer), "EZ", "{}", show(&answer));
+    assert_eq!(tags(&console.run("show version").await), "TDCZ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_console_is_there_when_the_proxy_is_full_and_goes_when_it_drains() {
+    let lab = LabGuard::fresh(0).expect("a lab");
+    let mut proxy = Proxy::with(&lab, &format!("[listen]\nmax_clients = 2\n{CONSOLE}"));
+    let _one = proxy.client().await;
+    let mut two = Wire::login(proxy.port, "postgres").await;
+    two.run("begin").await;
+    let error = tokio_postgres::connect(&proxy.dsn(), tokio_postgres::NoTls)
+        .await
+        .err()
+        .expect("it is full");
+    assert_eq!(sqlstate(&error), "53300");
+    let (console, ending) = watched(&console_dsn(&proxy)).await;
+    assert_eq!(console.query("show nodes", &[]).await.expect("nodes").len(), 1);
+    // No one's cancel request, with nothing to cancel, harms what is asked next, and it is soon done with.
+    let mut wire = Wire::login(proxy.port, "pgsluice").await;
+    let began = Instant::now();
+    cancel(&proxy, &wire).await;
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(tags(&wire.run("show version").await), "TDCZ");
+
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(last_words(ending).await, "57P01");
+    assert_eq!(codes(&wire.rest().await), ["57P01"]);
+    two.run("commit").await;
+    assert_eq!(codes(&two.rest().await), ["57P01"]);
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.log());
+}
+
+/// Sends a cancel request for a connection, and waits until it has been seen to.
+async fn cancel(proxy: &Proxy, of: &Wire) {
+    let mut request = Wire::open(proxy.port).await;
+    request.send(&cancel_request(&of.key)).await;
+    assert_eq!(request.rest().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_the_protocol_ends_a_console_and_what_means_nothing_is_passed_over() {
+    let lab = LabGuard::fresh(0).expect("a lab");
+    let proxy = Proxy::with(&lab, CONSOLE);
+    let mut console = Wire::login(proxy.port, "pgsluice").await;
+    assert_eq!(console.parameter("client_encoding").as_deref(), Some("UTF8"));
+    // Copy data and a Flush with nothing before them; then in pieces, as a network may cut them.
+    let bytes = [&b"d\0\0\0\x05x"[..], b"H\0\0\0\x04", b"Q\0\0\0\x11show version\0"].concat();
+    for piece in bytes.chunks(3) {
+        console.send(piece).await;
+    }
+    assert_eq!(tags(&console.answer().await), "TDCZ");
+    console.send(b"G\0\0\0\x04").await;
+    assert_eq!(codes(&console.rest().await), ["08P01"]);
+    let mut console = Wire::login(proxy.port, "pgsluice").await;
+    console.send(b"X\0\0\0\x04").await;
+    assert_eq!(console.rest().await, []);
+    eventually("none is counted any more", || proxy.status().clients.total == 0);
+}
