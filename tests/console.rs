@@ -70,25 +70,18 @@ async fn drivers_of_the_extended_protocol_get_typed_columns() {
     let nodes = console.prepare("show nodes").await.expect("a statement");
     for _ in 0..2 {
         let rows = console.query(&nodes, &[]).await.expect("nodes");
-        let told: Vec<(String, bool, i64, Option<f64>, Option<String>)> = rows
-            .iter()
-            .map(|row| {
-                let column = |name: &str| row.columns().iter().position(|column| column.name() == name);
-                let at = |name: &str| column(name).expect("a column");
-                (
-                    row.get(at("name")),
-                    row.get(at("serving")),
-                    row.get(at("timeline")),
-                    row.get(at("lag_seconds")),
-                    row.get(at("error")),
-                )
-            })
-            .collect();
-        assert_eq!(told.len(), 2);
-        assert_eq!(told[0], ("node1".to_owned(), true, 1, Some(0.0), None));
-        let (name, serving, timeline, lag, error) = &told[1];
-        assert_eq!((&**name, *serving, *timeline, error), ("node2", true, 1, &None));
-        assert!(lag.is_some_and(|lag| (0.0..10.0).contains(&lag)), "{lag:?}");
+        let [first, second] = &rows[..] else {
+            panic!("{rows:?}");
+        };
+        assert_eq!((first.get("name"), second.get("name")), ("node1", "node2"));
+        assert_eq!((first.get("role"), second.get("role")), ("primary", "standby"));
+        for row in [first, second] {
+            assert!(row.get::<_, bool>("serving"));
+            assert_eq!(row.get::<_, i64>("timeline"), 1);
+            assert_eq!(row.get::<_, Option<&str>>("error"), None);
+            let lag = row.get::<_, Option<f64>>("lag_seconds");
+            assert!(lag.is_some_and(|lag| (0.0..10.0).contains(&lag)), "{lag:?}");
+        }
     }
     let error = console.query("show tables", &[]).await.expect_err("there are none");
     assert_eq!(sqlstate(&error), "42601");
