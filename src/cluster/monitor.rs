@@ -78,8 +78,14 @@ impl Monitor {
                 Err(_) => return self.report(asked_at, Outcome::Unreachable(self.timed_out())).await,
             };
             *failures = 0;
+            let listening = timeout(self.pace.timeout, connection.listen(&answer)).await;
             self.report(asked_at, Outcome::Reached(answer)).await?;
-            if let Err(lost) = self.wait(&mut connection).await {
+            let waited = match listening {
+                Ok(Ok(())) => self.wait(&mut connection).await,
+                Ok(Err(error)) => Err(error),
+                Err(_) => return self.report(asked_at, Outcome::Unreachable(self.timed_out())).await,
+            };
+            if let Err(lost) = waited {
                 return self
                     .report(Instant::now(), Outcome::Unreachable(lost.into_unreachable()))
                     .await;
@@ -87,10 +93,10 @@ impl Monitor {
         }
     }
 
-    /// Until the next question is due, or the connection is lost.
+    /// Until the next question is due, also because the server says that something is up; or until the connection is lost.
     async fn wait(&self, connection: &mut ProbeConnection) -> Result<(), AskError> {
         tokio::select! {
-            error = connection.until_lost() => Err(error),
+            news = connection.until_news() => news,
             () = self.pause(self.interval()) => Ok(()),
         }
     }

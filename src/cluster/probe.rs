@@ -12,14 +12,32 @@ use super::reading::{Answer, ReplayProgress, ServerIdentity, ServerState};
 /// The advisory lock on the primary of a proxy that moves the writes away from it (two `int4` keys, in any database).
 pub const LOCK: (i32, i32) = (0x7067_736C, 0x7569_6365);
 
-/// Nobody holds [`LOCK`].
-pub const NOBODY_SWITCHES: &str = "NOT EXISTS (SELECT FROM pg_catalog.pg_locks \
+/// Where such a proxy says so to the others, once it has the lock.
+pub const CHANNEL: &str = "pgsluice";
+
+/// Somebody holds [`LOCK`].
+pub const SOMEBODY_SWITCHES: &str = "EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND classid = 1885827948 AND objid = 1969840997 AND objsubid = 2)";
 
-/// The statement. Its columns are [`read_row`]'s. Who moves the writes away is looked for only where the server says that it takes
-/// none: `pg_locks` isn't free.
-pub const STATEMENT: &str = "\
-SELECT r.in_recovery, \
+/// When to look whether somebody holds [`LOCK`]: `pg_locks` isn't free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Somebody may.
+    Anyway,
+    /// Where the server says that it takes no writes.
+    IfReadOnly,
+}
+
+/// The statement. Its columns are [`read_row`]'s.
+pub fn statement(look: Look) -> String {
+    let when = match look {
+        Look::Anyway => "true",
+        Look::IfReadOnly => "pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on'",
+    };
+    format!("SELECT {COLUMNS}, CASE WHEN {when} THEN {SOMEBODY_SWITCHES} ELSE false END {SOURCE}")
+}
+
+const COLUMNS: &str = "r.in_recovery, \
 (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
 (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, \
 pg_catalog.current_setting('server_version_num'), \
@@ -32,13 +50,11 @@ CASE WHEN r.in_recovery THEN (SELECT received_tli FROM pg_catalog.pg_stat_wal_re
 CASE WHEN r.in_recovery THEN (SELECT greatest(c.timeline_id, m.min_recovery_end_timeline) \
 FROM pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() m) END, \
 CASE WHEN r.in_recovery THEN pg_catalog.pg_is_wal_replay_paused() END, \
-pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.<>) '', \
-CASE WHEN pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on' \
-THEN EXISTS (SELECT FROM pg_catalog.pg_locks \
-WHERE locktype = 'advisory' AND classid = 1885827948 AND objid = 1969840997 AND objsubid = 2) ELSE false END \
-FROM (SELECT pg_catalog.pg_is_in_recovery() AS in_recovery) r, pg_catalog.pg_control_init() i";
+pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.<>) ''";
 
-/// The answer isn't a row of [`STATEMENT`]'s.
+const SOURCE: &str = "FROM (SELECT pg_catalog.pg_is_in_recovery() AS in_recovery) r, pg_catalog.pg_control_init() i";
+
+/// The answer isn't a row of [`statement`]'s.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("column {column} of the answer is {value:?}")]
 pub struct BadRow {
@@ -48,7 +64,7 @@ pub struct BadRow {
     pub value: Option<String>,
 }
 
-/// Reads a row of [`STATEMENT`]'s, in text format.
+/// Reads a row of [`statement`]'s, in text format.
 pub fn read_row(columns: &[Option<&[u8]>]) -> Result<Answer, BadRow> {
     let row = Row(columns);
     let in_recovery = row.boolean(0)?;
@@ -156,12 +172,8 @@ mod tests {
 
     #[test]
     fn the_lock_is_looked_for_by_its_keys() {
-        for text in [STATEMENT, NOBODY_SWITCHES] {
-            assert!(
-                text.contains(&format!("classid = {} AND objid = {}", LOCK.0, LOCK.1)),
-                "{text}"
-            );
-        }
+        let keys = format!("classid = {} AND objid = {}", LOCK.0, LOCK.1);
+        assert!(SOMEBODY_SWITCHES.contains(&keys));
     }
 
     const PRIMARY: &str =

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 
-use super::probe::{self, BadRow};
-use super::reading::{Answer, FailureKind, Unreachable};
+use super::probe::{self, BadRow, Look};
+use super::reading::{Answer, FailureKind, ServerState, Unreachable};
 use crate::auth::secret::NodeSecret;
 use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
 use crate::config::NodeAddress;
@@ -52,6 +52,9 @@ pub(super) struct ProbeConnection {
     stream: Stream,
     received: BytesMut,
     bounds: Bounds,
+    /// Somebody has said that he moves the writes away, and whether he still does isn't known.
+    notified: bool,
+    listens: bool,
 }
 
 /// What went wrong with a question.
@@ -88,6 +91,8 @@ impl ProbeConnection {
                 stream: session.stream,
                 received: BytesMut::new(),
                 bounds: BOUNDS,
+                notified: false,
+                listens: false,
             }),
             Err(error) => Err(Unreachable {
                 kind: kind_of_login_failure(&error),
@@ -101,13 +106,26 @@ impl ProbeConnection {
         ProbeConnection { bounds, ..self }
     }
 
-    /// Asks [`probe::STATEMENT`]; once more if the server left recovery while it answered.
+    /// Asks [`probe::statement`]; once more if the server left recovery while it answered.
     pub(super) async fn ask(&mut self) -> Result<Answer, AskError> {
-        let rows = match self.query(probe::STATEMENT).await {
+        let look = if std::mem::take(&mut self.notified) {
+            Look::Anyway
+        } else {
+            Look::IfReadOnly
+        };
+        let answer = self.ask_and(look).await?;
+        // For as long as it is so, it is looked at.
+        self.notified |= matches!(answer.state, ServerState::Primary { yields: true, .. });
+        Ok(answer)
+    }
+
+    async fn ask_and(&mut self, look: Look) -> Result<Answer, AskError> {
+        let statement = probe::statement(look);
+        let rows = match self.query(&statement).await {
             Err(AskError::Sql {
                 code: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
                 ..
-            }) => self.query(probe::STATEMENT).await?,
+            }) => self.query(&statement).await?,
             other => other?,
         };
         let [row] = &rows[..] else {
@@ -115,6 +133,19 @@ impl ProbeConnection {
         };
         let columns: Vec<Option<&[u8]>> = row.iter().map(Option::as_deref).collect();
         Ok(probe::read_row(&columns)?)
+    }
+
+    /// Has a primary tell, from now on, when somebody moves the writes away from it. A standby can't.
+    pub(super) async fn listen(&mut self, answer: &Answer) -> Result<(), AskError> {
+        if self.listens || matches!(answer.state, ServerState::Standby { .. }) {
+            return Ok(());
+        }
+        self.listens = true;
+        match self.query(&format!("LISTEN {}", probe::CHANNEL)).await {
+            // It is a convenience.
+            Ok(_) | Err(AskError::Sql { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs one statement and collects its rows.
@@ -148,20 +179,25 @@ impl ProbeConnection {
                 b'D' => return Err(AskError::Unexpected("too many rows".into())),
                 b'E' => failure = Some(sql_error(&body)),
                 b'Z' => return failure.map_or(Ok(rows), Err),
-                // RowDescription, CommandComplete, EmptyQueryResponse, notices, parameters, notifications
-                b'T' | b'C' | b'I' | b'N' | b'S' | b'A' => {}
+                // RowDescription, CommandComplete, EmptyQueryResponse, notices, parameters
+                b'T' | b'C' | b'I' | b'N' | b'S' => {}
+                b'A' => self.notified = true,
                 other => return Err(AskError::Unexpected(format!("message {:?}", char::from(other)))),
             }
         }
     }
 
-    /// Reads what the server says unasked, until the connection ends; says why. Dropping the future loses nothing.
-    pub(super) async fn until_lost(&mut self) -> AskError {
+    /// Reads what the server says unasked, until it notifies or the connection ends. Dropping the future loses nothing.
+    pub(super) async fn until_news(&mut self) -> Result<(), AskError> {
         loop {
             match self.next_message().await {
-                Ok((b'E', body)) => return AskError::Lost(sql_error(&body).to_string()),
+                Ok((b'E', body)) => return Err(AskError::Lost(sql_error(&body).to_string())),
+                Ok((b'A', _)) => {
+                    self.notified = true;
+                    return Ok(());
+                }
                 Ok(_) => {}
-                Err(error) => return error,
+                Err(error) => return Err(error),
             }
         }
     }

@@ -1,16 +1,16 @@
 //! Moving the writes to a standby on purpose, so that no write that was acknowledged is lost and clients see nothing but a pause.
 //!
 //! ```text
-//! look before ─▶ hold writes ─▶ the old primary takes no new writing transactions, from anybody ─▶ those under way end
+//! look before ─▶ tell the other proxies ─▶ hold writes ─▶ the old primary takes no new writing transactions, from anybody ─▶ those under way end
 //!     ─▶ fence it ─▶ the new one has replayed all that it has written ─▶ pg_promote() ─▶ it leads ─▶ release
 //! ```
 //!
 //! Until the fence nothing has happened that can't be taken back, and until `pg_promote()` was sent the old primary simply goes on
 //! when a step fails or takes too long.
 //!
-//! Who else writes to the old primary is held off by its own `default_transaction_read_only`, set for the time of the switchover (and
-//! reset after it) while this proxy holds an advisory lock there; other proxies see both with their next reading, and hold their
-//! clients' writes until one of the two is gone ([`super::probe`]).
+//! Other proxies are told by a notification on the old primary, where their monitors listen, and find an advisory lock there; they hold
+//! their clients' writes until it is gone ([`super::probe`]). Whoever doesn't hear it is held off by the old primary's own
+//! `default_transaction_read_only`, set for the time of the switchover and reset after it, which a proxy sees with the next answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::coordinator::Event;
 use super::lsn::{Lsn, Timeline};
 use super::node::NodeId;
-use super::probe::{LOCK, NOBODY_SWITCHES};
+use super::probe::{CHANNEL, LOCK, SOMEBODY_SWITCHES};
 use super::probe_connection::{AskError, ProbeConnection, Row};
 use super::promotion::{LOOK_EVERY, NoCandidate, Promoter, PromotionError, choose_candidate, millis};
 use super::reading::ServerState;
@@ -35,9 +35,12 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a transaction may take to end that was told to.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Other clients' transactions that are under way. The monitors' own are none.
+/// So long the other proxies have to hear of it.
+const FOR_THE_OTHERS: Duration = Duration::from_millis(50);
+
+/// Other clients' transactions that are under way, or have ended and not said so yet. The monitors' own are none.
 const UNDER_WAY: &str = "FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' \
-AND pid <> pg_catalog.pg_backend_pid() AND xact_start IS NOT NULL \
+AND pid <> pg_catalog.pg_backend_pid() AND (xact_start IS NOT NULL OR state = 'active') \
 AND NOT (application_name = 'pgsluice monitor' AND backend_xid IS NULL)";
 
 /// The writes have moved.
@@ -158,6 +161,7 @@ impl Promoter {
         new.can_be_promoted().await?;
         let mut old = self.side(parties.old, &parties.old_name).await?;
         old.can_be_left().await?;
+        old.tell_the_others().await?;
 
         let began = Instant::now();
         self.tell(Event::Pause).await?;
@@ -384,7 +388,7 @@ impl Side {
             )));
         }
         let claim = format!(
-            "CASE WHEN {NOBODY_SWITCHES} THEN pg_catalog.pg_try_advisory_lock({}, {}) ELSE false END",
+            "CASE WHEN {SOMEBODY_SWITCHES} THEN false ELSE pg_catalog.pg_try_advisory_lock({}, {}) END",
             LOCK.0, LOCK.1
         );
         if self.is_true(&claim).await? {
@@ -392,6 +396,14 @@ impl Side {
         } else {
             Err(SwitchoverError::Elsewhere)
         }
+    }
+
+    /// Tells the other proxies, and gives them a moment to hold their clients' writes: what they send after it is refused.
+    async fn tell_the_others(&mut self) -> Result<(), SwitchoverError> {
+        self.ask(&format!("SELECT pg_catalog.pg_notify('{CHANNEL}', '')"))
+            .await?;
+        sleep(FOR_THE_OTHERS).await;
+        Ok(())
     }
 
     /// Transactions that begin from now on are read-only, whoever begins them, unless they say otherwise.
@@ -423,11 +435,13 @@ impl Side {
 
     /// Undoes [`Side::take_no_new_writes`].
     async fn take_writes_again(&mut self) -> Result<(), SwitchoverError> {
-        if !std::mem::take(&mut self.is_read_only) {
-            return Ok(());
+        if std::mem::take(&mut self.is_read_only) {
+            self.ask("ALTER SYSTEM RESET default_transaction_read_only").await?;
+            self.reload().await?;
         }
-        self.ask("ALTER SYSTEM RESET default_transaction_read_only").await?;
-        self.reload().await
+        self.ask(&format!("SELECT pg_catalog.pg_advisory_unlock({}, {})", LOCK.0, LOCK.1))
+            .await?;
+        Ok(())
     }
 
     /// Waits until nobody's transaction is under way; ends those that take longer than `patience`. Answers how many.

@@ -76,9 +76,14 @@ impl Journals {
             .batch_execute("create table journal (entry bigint not null); create index on journal (entry)")
             .await
             .expect("a table");
+        Journals::join(proxy, 0..count).await
+    }
+
+    /// Lets the clients of these numbers write, of whom there are none yet, into the table that there is.
+    pub async fn join(proxy: &Proxy, numbers: std::ops::Range<i64>) -> Journals {
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = Vec::new();
-        for number in 0..count {
+        for number in numbers {
             let (client, entries) = (proxy.client().await, Arc::new(AtomicUsize::new(0)));
             let keeping = keep(client, number, Arc::clone(&stop), Arc::clone(&entries));
             clients.push((entries, tokio::spawn(keeping)));

@@ -92,7 +92,7 @@ enum Progress {
 /// What a command has come to.
 struct Answer {
     rows: Vec<Row>,
-    warning: Option<ErrorFields>,
+    warnings: Vec<ErrorFields>,
 }
 
 impl<O: Operator> Conversation<O> {
@@ -330,7 +330,10 @@ impl<O: Operator> Conversation<O> {
                 let unchanged = to_its_end(async move { operator.reload().await }, interruption).await?;
                 Ok(Answer {
                     rows: Vec::new(),
-                    warning: (!unchanged.is_empty()).then(|| needs_restart(&unchanged)),
+                    warnings: (!unchanged.is_empty())
+                        .then(|| needs_restart(&unchanged))
+                        .into_iter()
+                        .collect(),
                 })
             }
             Command::Switchover(to) => {
@@ -339,7 +342,11 @@ impl<O: Operator> Conversation<O> {
                 let operator = Arc::clone(&self.operator);
                 let work = async move { operator.switchover(to.as_deref()).await };
                 let switched = to_its_end(work, interruption).await?;
-                Ok(Answer::of(vec![show::switched(&switched)]))
+                let warning = |text: &String| ErrorFields::new(Severity::Warning, SqlState::WARNING, text.clone());
+                Ok(Answer {
+                    rows: vec![show::switched(&switched)],
+                    warnings: switched.warnings.iter().map(warning).collect(),
+                })
             }
             Command::Courtesy(tag) => {
                 if *tag == "DISCARD ALL" {
@@ -363,7 +370,10 @@ impl<O: Operator> Conversation<O> {
 
 impl Answer {
     fn of(rows: Vec<Row>) -> Answer {
-        Answer { rows, warning: None }
+        Answer {
+            rows,
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -386,7 +396,7 @@ fn needs_restart(keys: &[&str]) -> ErrorFields {
 }
 
 fn put_warning(answer: &Answer, out: &mut Vec<u8>) {
-    if let Some(warning) = &answer.warning {
+    for warning in &answer.warnings {
         warning.encode_notice(out);
     }
 }

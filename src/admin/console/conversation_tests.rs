@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::conversation::{After, Conversation, Interrupt, Interruption};
 use super::*;
 use crate::admin::status::{NodeStatus, Status};
-use crate::cluster::Timeline;
+use crate::cluster::{Switched, Timeline};
 use crate::config::{Config, Overrides};
 use crate::session::request::gather;
 use crate::wire::error_response::ErrorView;
@@ -60,10 +60,12 @@ impl Operator for Fake {
                 Err(ErrorFields::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "it lags").with_hint("Wait."))
             }
             _ => Ok(Switched {
-                node: to.unwrap_or("node2").into(),
+                from: "node1".into(),
+                to: to.unwrap_or("node2").into(),
                 timeline: Timeline(7),
-                took: Duration::from_millis(1500),
-                cut: 3,
+                held: Duration::from_millis(1500),
+                ended: 3,
+                warnings: Vec::new(),
             }),
         }
     }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 pub use command::{VERBS, Verb};
-pub use operator::{Operator, Switched};
+pub use operator::Operator;
 
 use self::conversation::{After, Conversation, Interrupt, Interruption};
 use self::error::ConsoleError;

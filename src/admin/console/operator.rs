@@ -1,10 +1,9 @@
 //! What the console can have done: the door to the proxy, behind which a test can put something else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::admin::status::Status;
-use crate::cluster::Timeline;
+use crate::cluster::Switched;
 use crate::config::Config;
 use crate::wire::error_response::ErrorFields;
 
@@ -22,17 +21,4 @@ pub trait Operator: Send + Sync + 'static {
     /// Makes another node the primary: `to`, which is one of the nodes' names, or whichever fits best. The console doesn't drop it before
     /// it is done, whatever becomes of the client. Bounded in time.
     fn switchover(&self, to: Option<&str>) -> impl Future<Output = Result<Switched, ErrorFields>> + Send;
-}
-
-/// How a switchover ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Switched {
-    /// The primary's name.
-    pub node: Arc<str>,
-    /// Its timeline.
-    pub timeline: Timeline,
-    /// For how long it took, all in all.
-    pub took: Duration,
-    /// Transactions that didn't end in time, and were rolled back.
-    pub cut: usize,
 }

@@ -1,8 +1,8 @@
 //! What the console shows: columns, and rows of them. Pure. A column that PgBouncer has too is called as there and means the same.
 
 use super::command::{Command, Topic, VERBS};
-use super::operator::Switched;
 use crate::admin::status::{NodeStatus, PoolStatus, Status};
+use crate::cluster::Switched;
 use crate::config::Config;
 use crate::wire::rows::{Column, Type, Value};
 
@@ -45,8 +45,8 @@ const VERSION: &[Column<'_>] = &[Column::new("version", Type::Text)];
 const SWITCHOVER: &[Column<'_>] = &[
     Column::new("node", Type::Text),
     Column::new("timeline", Type::Int8),
-    Column::new("took_seconds", Type::Float8),
-    Column::new("cut_transactions", Type::Int8),
+    Column::new("held_seconds", Type::Float8),
+    Column::new("ended_transactions", Type::Int8),
 ];
 
 /// The columns of a command's answer; none if it has no rows.
@@ -110,10 +110,10 @@ fn pool(pool: &PoolStatus, config: &Config) -> Row {
 /// The row of a switchover that has succeeded.
 pub(super) fn switched(switched: &Switched) -> Row {
     vec![
-        Value::text(switched.node.to_string()),
+        Value::text(switched.to.to_string()),
         Value::count(switched.timeline.0),
-        Value::Float8(switched.took.as_millis() as f64 / 1000.0),
-        Value::count(switched.cut),
+        Value::Float8(switched.held.as_millis() as f64 / 1000.0),
+        Value::count(switched.ended),
     ]
 }
 
@@ -194,14 +194,16 @@ mod tests {
     #[test]
     fn a_switchover_is_a_row() {
         let row = switched(&Switched {
-            node: "node2".into(),
+            from: "node1".into(),
+            to: "node2".into(),
             timeline: Timeline(2),
-            took: Duration::from_micros(1_234_567),
-            cut: 1,
+            held: Duration::from_micros(1_234_567),
+            ended: 1,
+            warnings: Vec::new(),
         });
         assert_eq!(by_name(SWITCHOVER, &row, "node"), Value::text("node2"));
         assert_eq!(by_name(SWITCHOVER, &row, "timeline"), Value::Int8(2));
-        assert_eq!(by_name(SWITCHOVER, &row, "took_seconds"), Value::Float8(1.234));
-        assert_eq!(by_name(SWITCHOVER, &row, "cut_transactions"), Value::Int8(1));
+        assert_eq!(by_name(SWITCHOVER, &row, "held_seconds"), Value::Float8(1.234));
+        assert_eq!(by_name(SWITCHOVER, &row, "ended_transactions"), Value::Int8(1));
     }
 }
