@@ -562,6 +562,36 @@ async fn requests_that_are_cut_half_way_leave_the_connection_in_step() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_are_sent_at_once_are_in_doubt_alone_and_certainly_gone_with_their_block() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+    let (mut alone, mut in_block) = (
+        Wire::login(proxy.port, "postgres").await,
+        Wire::login(proxy.port, "postgres").await,
+    );
+    alone.run("create table t (row text)").await;
+    in_block.run("begin").await;
+    let both = [
+        query("insert into t select 'first' from pg_sleep(1000)"),
+        query("insert into t values ('second')"),
+    ];
+    for client in [&mut alone, &mut in_block] {
+        client.send(&both.concat()).await;
+    }
+    until_waiting(&lab, "node1", &["PgSleep", "PgSleep"]);
+    until_replayed(&lab);
+    lab.stop("node1", StopMode::Kill, &mut Quiet).expect("stopped");
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    for (client, wanted) in [(&mut alone, "08007"), (&mut in_block, "40001")] {
+        let answers = client.answers(2).await;
+        assert_eq!(codes(&answers[0]), [wanted], "{}", show(&answers[0]));
+    }
+    let answer = in_block.query("rollback").await;
+    assert!(codes(&answer).is_empty(), "{}", show(&answer));
+    assert_eq!(in_block.value("select count(*) from t").await, "0");
+}
+
 /// Waits until a server's statements wait for these events, one for each.
 #[track_caller]
 fn until_waiting(lab: &LabGuard, node: &str, events: &[&str]) {

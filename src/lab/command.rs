@@ -39,6 +39,10 @@ enum Verb {
     Stop(StopArgs),
     /// Start a node
     Start(NodeArg),
+    /// Stop a node's processes where they are, as if its machine hung
+    Freeze(NodeArg),
+    /// Have a frozen node go on
+    Thaw(NodeArg),
     /// Make an old primary, or a standby that went astray, follow the current primary
     Rejoin(NodeArg),
     /// Stop a standby's replay, so that it lags
@@ -121,6 +125,16 @@ fn perform(command: &LabCommand, progress: &mut dyn Progress) -> Result<(), LabE
         }) => lab.stop(node, *mode, progress)?,
         Verb::Start(NodeArg { node }) => lab.start(node, progress)?,
         Verb::Rejoin(NodeArg { node }) => lab.rejoin(node, progress)?,
+        Verb::Freeze(NodeArg { node }) => {
+            lab.freeze(node)?;
+            progress.doing(&format!(
+                "{node}: hangs; its connections stay, and nothing comes from it"
+            ));
+        }
+        Verb::Thaw(NodeArg { node }) => {
+            lab.thaw(node)?;
+            progress.doing(&format!("{node}: goes on"));
+        }
         Verb::PauseReplay(NodeArg { node }) => {
             lab.pause_replay(node)?;
             progress.doing(&format!("{node}: receives WAL and does not replay it"));

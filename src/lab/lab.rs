@@ -244,6 +244,16 @@ impl Lab {
         self.set_replay(name, "select pg_wal_replay_resume()", "f")
     }
 
+    /// Stops a server's processes where they are, as if its machine hung: its connections stay, and nothing comes from it any more.
+    pub fn freeze(&self, name: &str) -> Result<(), LabError> {
+        Server::of(self, self.node(name)?).freeze()
+    }
+
+    /// Has a server's processes go on where they were stopped.
+    pub fn thaw(&self, name: &str) -> Result<(), LabError> {
+        Server::of(self, self.node(name)?).thaw()
+    }
+
     /// Stops all servers at once and removes the folder.
     pub fn down(&self, progress: &mut dyn Progress) -> Result<(), LabError> {
         progress.doing("stopping all servers");
@@ -465,6 +475,8 @@ impl Lab {
     /// Stops one server for good, by force if need be.
     fn end(&self, node: &Node) -> Result<(), LabError> {
         let server = Server::of(self, node);
+        // One that was frozen would not end.
+        let _ = server.thaw();
         // What remains after either is killed: a backend whose postmaster was killed may still run.
         let _ = server.stop(StopMode::Immediate);
         server.kill_all()

@@ -91,6 +91,24 @@ impl<'a> Server<'a> {
         })
     }
 
+    /// Stops all of its processes where they are: it answers nobody, and nobody is told that it won't.
+    pub(super) fn freeze(&self) -> Result<(), LabError> {
+        let Some(postmaster) = self.pid() else {
+            return Err(self.not_running());
+        };
+        send(postmaster, Signal::SIGSTOP)?;
+        self.processes()
+            .into_iter()
+            .try_for_each(|process| send(process, Signal::SIGSTOP))
+    }
+
+    /// Has all of its processes go on.
+    pub(super) fn thaw(&self) -> Result<(), LabError> {
+        self.processes()
+            .into_iter()
+            .try_for_each(|process| send(process, Signal::SIGCONT))
+    }
+
     /// Has it read its configuration again.
     pub(super) fn reload(&self) -> Result<(), LabError> {
         match self.pid() {

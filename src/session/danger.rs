@@ -10,6 +10,8 @@ pub enum Danger {
     None,
     /// One transaction that may write.
     Write,
+    /// Several such, one after another, of which none ends a block: in one they are a part of it, and else a part of them may be done.
+    Writes,
     /// It ends a transaction block.
     Commit,
     /// It may commit more than once, so that a part of it may be done when the rest is not.
@@ -65,10 +67,20 @@ pub(super) fn danger(class: &StatementClass) -> Danger {
     }
 }
 
+/// Of statements that run in one transaction.
 pub(super) fn stronger(a: Danger, b: Danger) -> Danger {
     match (a, b) {
         (Danger::None, other) | (other, Danger::None) => other,
         (Danger::Write, Danger::Write) => Danger::Write,
+        _ => Danger::Several,
+    }
+}
+
+/// Of requests that follow one another.
+pub(super) fn one_after_another(a: Danger, b: Danger) -> Danger {
+    match (a, b) {
+        (Danger::None, other) | (other, Danger::None) => other,
+        (Danger::Write | Danger::Writes, Danger::Write | Danger::Writes) => Danger::Writes,
         _ => Danger::Several,
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::danger::{
-    Danger, Signals, begins_on_standby, danger, reads_sequence_state, refused_alike, signals, stays_in_block, stronger,
+    Danger, Signals, begins_on_standby, danger, one_after_another, reads_sequence_state, refused_alike, signals,
+    stays_in_block, stronger,
 };
 use super::request::{FrameAt, Tail, Unit};
 use super::statements::Statements;
@@ -106,7 +107,7 @@ impl Plan {
 
     /// Settings may go in front of it in one write: whatever refuses them refuses all of it too. Nothing in it ends a block.
     pub fn may_follow_settings(&self) -> bool {
-        let plain = self.effects.is_empty() && !self.copies && self.danger != Danger::Several;
+        let plain = self.effects.is_empty() && !self.copies && !self.may_be_done_in_part();
         plain && self.tail == Tail::Closed && self.len <= MOST_BEHIND_SETTINGS
     }
 
@@ -117,7 +118,12 @@ impl Plan {
 
     /// One statement at most, which an error undoes whole.
     pub fn heals(&self) -> bool {
-        self.executes <= 1 && self.danger != Danger::Several
+        self.executes <= 1 && !self.may_be_done_in_part()
+    }
+
+    /// An error in it need not undo all of it.
+    fn may_be_done_in_part(&self) -> bool {
+        matches!(self.danger, Danger::Writes | Danger::Several)
     }
 
     /// A plain COMMIT or ROLLBACK by Query, and nothing else: outside a block it needs no server.
@@ -385,10 +391,7 @@ pub fn plan(
                     (Want::Read | Want::Node(_), Want::Read | Want::Node(_)) => Want::Read,
                 },
                 access: before.access.max(sum.access),
-                danger: match (before.danger, sum.danger) {
-                    (Danger::None, other) | (other, Danger::None) => other,
-                    _ => Danger::Several,
-                },
+                danger: one_after_another(before.danger, sum.danger),
                 effects: SmallVec::new(),
                 begins: false,
                 translate: before.translate || sum.translate,

@@ -144,10 +144,10 @@ fn verdict(attempt: Attempt, parting: Parting) -> Verdict {
     match attempt.danger {
         Danger::None => Verdict::CertainlyNotCommitted,
         // A block that was open before takes what it ran with it when it is lost.
-        Danger::Write if attempt.in_block => Verdict::CertainlyNotCommitted,
+        Danger::Write | Danger::Writes if attempt.in_block => Verdict::CertainlyNotCommitted,
         // A FATAL answer means that the server rolled back before it said goodbye: one that had committed would have said so first.
         Danger::Write | Danger::Commit if parting == Parting::Farewell => Verdict::CertainlyNotCommitted,
-        Danger::Write | Danger::Commit | Danger::Several => Verdict::Unknown,
+        Danger::Write | Danger::Writes | Danger::Commit | Danger::Several => Verdict::Unknown,
     }
 }
 
@@ -191,7 +191,13 @@ mod tests {
     use super::*;
 
     const PROGRESS: [Progress; 3] = [Progress::NothingSent, Progress::SentToNode, Progress::ForwardedToClient];
-    const DANGER: [Danger; 4] = [Danger::None, Danger::Write, Danger::Commit, Danger::Several];
+    const DANGER: [Danger; 5] = [
+        Danger::None,
+        Danger::Write,
+        Danger::Writes,
+        Danger::Commit,
+        Danger::Several,
+    ];
 
     fn attempts() -> impl Iterator<Item = Attempt> {
         PROGRESS.into_iter().flat_map(|progress| {
@@ -309,6 +315,16 @@ mod tests {
             after(base, Failure::Lost(Parting::Farewell)),
             NextStep::Report(Verdict::CertainlyNotCommitted)
         );
+        // Writes in a row are a part of a block that is lost, and outside of one each stands for itself.
+        let row = Attempt {
+            danger: Danger::Writes,
+            ..base
+        };
+        assert_eq!(after(row, lost), NextStep::Report(Verdict::CertainlyNotCommitted));
+        let row = Attempt { in_block: false, ..row };
+        assert_eq!(after(row, lost), NextStep::Report(Verdict::Unknown));
+        let farewell = Failure::Lost(Parting::Farewell);
+        assert_eq!(after(row, farewell), NextStep::Report(Verdict::Unknown));
         // A warning doesn't say that the commit was not carried out.
         assert_eq!(
             after(base, Failure::Lost(Parting::Announced)),

@@ -4,6 +4,7 @@
 
 pub mod dice;
 pub mod facts;
+pub mod forwarder;
 pub mod journal;
 pub mod scene;
 pub mod simple;
@@ -49,6 +50,12 @@ impl Proxy {
 
     /// Serves all nodes of `lab`; `sections` is more TOML (any section but listen.addresses, cluster and admin).
     pub fn with(lab: &LabGuard, sections: &str) -> Proxy {
+        let ports: Vec<u16> = lab.nodes().iter().map(Node::port).collect();
+        Proxy::by_way_of(lab, &ports, sections)
+    }
+
+    /// As [`Proxy::with`], but reaches each node of `lab` by another port.
+    pub fn by_way_of(lab: &LabGuard, ports: &[u16], sections: &str) -> Proxy {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = lab
             .dir()
@@ -57,11 +64,11 @@ impl Proxy {
         let nodes: String = lab
             .nodes()
             .iter()
-            .map(|node| {
+            .zip(ports)
+            .map(|(node, port)| {
                 format!(
-                    "[[cluster.node]]\nname = \"{}\"\naddress = \"{}\"\n",
-                    node.name(),
-                    node.address()
+                    "[[cluster.node]]\nname = \"{}\"\naddress = \"127.0.0.1:{port}\"\n",
+                    node.name()
                 )
             })
             .collect();

@@ -1,0 +1,342 @@
+//! The bank's servers, and what is done to them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use pgsluice::admin::status::Role;
+use pgsluice::lab::{LabGuard, Quiet, StopMode};
+use tokio::task::JoinHandle;
+
+use super::ledger::{Books, History, LeftBehind, Row, Try, Verdict, judge};
+use super::support::dice::Dice;
+use super::support::forwarder::Forwarder;
+use super::support::{Proxy, direct, ended, eventually, until_replayed};
+use super::teller::{ACCOUNTS, Bank, Idle, OPENING, Reader, SCHEMA, Teller};
+
+const TELLERS: usize = 12;
+const READERS: usize = 3;
+const IDLERS: usize = 4;
+/// Longer than any round without a primary.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Whether a commit waits for a standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    Asynchronous,
+}
+
+/// How a primary is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Fast,
+    Immediate,
+    Kill,
+    /// It hangs: its connections stay, and nothing comes any more.
+    Freeze,
+    /// Nothing gets through between the proxy and it, while it goes on.
+    Cut,
+    /// It isn't.
+    Nothing,
+}
+
+/// Who makes another one the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Promotion {
+    /// `pg_promote()`, and nothing else.
+    Function,
+    /// An operator, who has the other standby follow.
+    Operator,
+    /// The proxy, asked by its trigger file.
+    TriggerFile,
+}
+
+const LOSSES: [Loss; 6] = [
+    Loss::Fast,
+    Loss::Immediate,
+    Loss::Kill,
+    Loss::Freeze,
+    Loss::Cut,
+    Loss::Nothing,
+];
+const PROMOTIONS: [Promotion; 3] = [Promotion::Function, Promotion::Operator, Promotion::TriggerFile];
+
+/// What happens in a round.
+#[derive(Debug, Clone, Copy)]
+struct Failover {
+    loss: Loss,
+    /// Until somebody notices.
+    pause: Duration,
+    promotion: Promotion,
+}
+
+impl fmt::Display for Failover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failover { loss, pause, promotion } = self;
+        write!(f, "{loss:?}, {pause:?} later {promotion:?}")
+    }
+}
+
+impl Failover {
+    fn drawn(dice: &mut Dice) -> Failover {
+        Failover {
+            loss: dice.of(&LOSSES),
+            pause: Duration::from_millis(dice.of(&[0, 0, 100, 1000])),
+            promotion: dice.of(&PROMOTIONS),
+        }
+    }
+
+    /// Whether acknowledged commits may be missing afterwards where replication is asynchronous. A server that stops in order sends all that
+    /// it has first, and before the proxy itself promotes it waits for what a living primary has written.
+    fn may_lose(self) -> bool {
+        match self.loss {
+            Loss::Fast => false,
+            Loss::Nothing => self.promotion != Promotion::TriggerFile,
+            Loss::Immediate | Loss::Kill | Loss::Freeze | Loss::Cut => true,
+        }
+    }
+}
+
+/// A bank with its servers, its proxy and its clients.
+pub struct Bench {
+    lab: LabGuard,
+    ways: Vec<Forwarder>,
+    proxy: Proxy,
+    dice: Dice,
+    bank: Arc<Bank>,
+    done: Vec<Arc<AtomicUsize>>,
+    clients: Vec<JoinHandle<History>>,
+    idle: Vec<Idle>,
+    left: Vec<LeftBehind>,
+    rounds: usize,
+}
+
+impl Bench {
+    /// Builds everything, and lets the clients work.
+    pub async fn open(_replication: Replication, seed: u64) -> Bench {
+        println!("seed {seed}");
+        let lab = LabGuard::fresh(2).expect("a lab");
+        let mut ways = Vec::new();
+        for node in lab.nodes() {
+            ways.push(Forwarder::to(node.port()).await);
+        }
+        let ports: Vec<u16> = ways.iter().map(|way| way.port).collect();
+        let sections = format!(
+            "[failover]\nhold_timeout = \"{}s\"\ntrigger_file = \"{}\"\n",
+            HOLD_TIMEOUT.as_secs(),
+            lab.trigger_file().display()
+        );
+        let proxy = Proxy::by_way_of(&lab, &ports, &sections);
+        proxy.client().await.batch_execute(SCHEMA).await.expect("a schema");
+        until_replayed(&lab);
+        let mut bench = Bench {
+            lab,
+            ways,
+            proxy,
+            dice: Dice::new(seed),
+            bank: Arc::default(),
+            done: Vec::new(),
+            clients: Vec::new(),
+            idle: Vec::new(),
+            left: Vec::new(),
+            rounds: 0,
+        };
+        for number in 0..IDLERS {
+            bench.idle.push(Idle::login(bench.proxy.port, number).await);
+        }
+        for number in 0..TELLERS {
+            let done = Arc::default();
+            let teller = Teller::login(bench.proxy.port, number, seed, &bench.bank, &done).await;
+            bench.done.push(done);
+            bench.clients.push(tokio::spawn(teller.work()));
+        }
+        for number in 0..READERS {
+            let reader = Reader::login(bench.proxy.port, number, seed, &bench.bank).await;
+            bench.clients.push(tokio::spawn(reader.work()));
+        }
+        bench
+    }
+
+    /// A primary is lost, another is made, and the old one comes back as a standby.
+    pub async fn round(&mut self) {
+        let failover = Failover::drawn(&mut self.dice);
+        self.rounds += 1;
+        let began = Instant::now();
+        self.all_go_on();
+        let old = self.proxy.status().primary.expect("a primary");
+        let since = self.sql(&old, "select clock_timestamp() - interval '1min'");
+        println!("round {}: {failover}, from {old}", self.rounds);
+        self.lose(failover.loss, &old);
+        std::thread::sleep(failover.pause);
+        self.promote(failover.promotion, &old);
+        let mut new = None;
+        eventually("the proxy has another primary", || {
+            new = self.proxy.status().primary.filter(|primary| *primary != old);
+            new.is_some()
+        });
+        let (new, known_since) = (new.expect("a primary"), Instant::now());
+        self.all_go_on();
+        self.bring_back(failover.loss, &old);
+        let tries = self.left_behind(&old, &new, &since);
+        println!("  {} tries were left behind with {old}", tries.len());
+        if failover.may_lose() {
+            self.left.push(LeftBehind { tries, known_since });
+        }
+        for node in self.lab.nodes().iter().filter(|node| node.name() != new) {
+            self.lab.rejoin(node.name(), &mut Quiet).expect("a standby again");
+        }
+        self.proxy.until_serving(3);
+        println!("  took {:?}", began.elapsed());
+    }
+
+    /// Ends everything, and holds what was told against what is there.
+    pub async fn close(self) -> Verdict {
+        self.all_go_on();
+        self.bank.close();
+        let mut history = History::default();
+        for client in self.clients {
+            history.extend(ended("the last transfer", client).await);
+        }
+        for idle in self.idle {
+            history.extend(idle.wake().await);
+        }
+        let primary = self.proxy.status().primary.expect("a primary");
+        let books = books(&self.lab, &primary).await;
+        let verdict = judge(&history, &books, &self.left, HOLD_TIMEOUT);
+        println!(
+            "{} rounds: {} tries, {} booked, {} left behind though acknowledged, {} looks, {} totals",
+            self.rounds,
+            history.attempts.len(),
+            books.rows.len(),
+            verdict.left_behind.len(),
+            history.looks.len(),
+            history.totals.len()
+        );
+        let violations = verdict.violations();
+        assert!(violations.is_empty(), "{violations:#?}");
+        verdict
+    }
+
+    /// Waits until every teller has had more transfers acknowledged.
+    #[track_caller]
+    fn all_go_on(&self) {
+        let now = || self.done.iter().map(|done| done.load(Ordering::Relaxed));
+        let before: Vec<usize> = now().collect();
+        eventually("every teller goes on", || {
+            now().zip(&before).all(|(now, before)| now >= before + 2)
+        });
+    }
+
+    fn sql(&self, node: &str, sql: &str) -> String {
+        self.lab
+            .sql(node, sql)
+            .unwrap_or_else(|error| panic!("{node}: {sql}: {error}"))
+    }
+
+    fn way(&self, node: &str) -> &Forwarder {
+        let index = self.lab.nodes().iter().position(|known| known.name() == node);
+        &self.ways[index.expect("a node of the lab")]
+    }
+
+    fn lose(&self, loss: Loss, node: &str) {
+        let stop = |mode| self.lab.stop(node, mode, &mut Quiet).expect("stopped");
+        match loss {
+            Loss::Fast => stop(StopMode::Fast),
+            Loss::Immediate => stop(StopMode::Immediate),
+            Loss::Kill => stop(StopMode::Kill),
+            Loss::Freeze => self.lab.freeze(node).expect("frozen"),
+            Loss::Cut => self.way(node).cut(),
+            Loss::Nothing => {}
+        }
+    }
+
+    /// The old primary runs again, as what it was.
+    fn bring_back(&self, loss: Loss, node: &str) {
+        match loss {
+            Loss::Fast | Loss::Immediate | Loss::Kill => {
+                self.lab.start(node, &mut Quiet).expect("started");
+            }
+            Loss::Freeze => self.lab.thaw(node).expect("thawed"),
+            Loss::Cut => self.way(node).mend(),
+            Loss::Nothing => {}
+        }
+        eventually("the old primary is known as one", || {
+            self.proxy.node(node).role == Role::StalePrimary
+        });
+        assert!(!self.proxy.node(node).serving, "{:?}", self.proxy.node(node));
+    }
+
+    fn promote(&self, promotion: Promotion, old: &str) {
+        match promotion {
+            Promotion::Function => {
+                let answer = self.sql(&self.most_advanced(old), "select pg_promote()");
+                assert_eq!(answer, "t");
+            }
+            Promotion::Operator => {
+                let node = self.most_advanced(old);
+                self.lab.promote(&node, &mut Quiet).expect("a promotion");
+            }
+            Promotion::TriggerFile => std::fs::write(self.lab.trigger_file(), "").expect("the trigger file"),
+        }
+    }
+
+    /// The standby that has received most.
+    fn most_advanced(&self, old: &str) -> String {
+        let names = self.lab.nodes().iter().map(|node| node.name());
+        let received = |name: &&str| {
+            let sql = "select greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'";
+            self.sql(name, sql).parse::<u64>().expect("a position")
+        };
+        let most = names.filter(|name| *name != old).max_by_key(received);
+        most.expect("a standby").to_owned()
+    }
+
+    /// What the old primary has and the new one hasn't.
+    fn left_behind(&self, old: &str, new: &str, since: &str) -> BTreeSet<Try> {
+        let tries = |node: &str| -> BTreeSet<Try> {
+            let sql = format!("select id, try from transfer where booked > '{since}'");
+            let text = self.sql(node, &sql);
+            text.lines().map(read_try).collect()
+        };
+        // The new one is asked last: it goes on.
+        let before = tries(old);
+        before.difference(&tries(new)).copied().collect()
+    }
+}
+
+fn read_try(line: &str) -> Try {
+    let (transfer, number) = line.split_once('|').expect("two columns");
+    Try {
+        transfer: transfer.parse().expect("a number"),
+        number: number.parse().expect("a number"),
+    }
+}
+
+/// What a node has.
+async fn books(lab: &LabGuard, node: &str) -> Books {
+    let client = direct(lab.node(node).expect("a node")).await;
+    let sql = "select id, try, giver, taker, amount from transfer";
+    let rows = client.query(sql, &[]).await.expect("the ledger");
+    let sql = "select balance from account order by id";
+    let balances = client.query(sql, &[]).await.expect("the accounts");
+    assert_eq!(balances.len(), ACCOUNTS);
+    let account = |account: i32| usize::try_from(account).expect("an account");
+    Books {
+        opening: OPENING,
+        balances: balances.iter().map(|row| row.get(0)).collect(),
+        rows: rows
+            .iter()
+            .map(|row| Row {
+                what: Try {
+                    transfer: u64::try_from(row.get::<_, i64>(0)).expect("a number"),
+                    number: u32::try_from(row.get::<_, i32>(1)).expect("a number"),
+                },
+                from: account(row.get(2)),
+                to: account(row.get(3)),
+                amount: row.get(4),
+            })
+            .collect(),
+    }
+}
