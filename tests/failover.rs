@@ -7,10 +7,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use pgsluice::admin::status::Role;
-use pgsluice::lab::{LabGuard, Quiet, StopMode};
+use pgsluice::lab::{LabGuard, LabOptions, Quiet, StopMode};
 use support::journal::{Journals, audit};
 use support::simple::{Said, Simple};
-use support::wire::{Message, Wire, codes, message, query, show, tags};
+use support::wire::{Message, Wire, bind, codes, execute, message, parse, query, show, sync, tags};
 use support::{PATIENCE, Proxy, direct, ended, eventually, last_words, sqlstate, until_replayed, watched};
 use tokio_postgres::Client;
 
@@ -423,6 +423,63 @@ async fn what_is_cut_while_it_runs_is_reported_for_what_it_may_have_done() {
         let rows = lab.sql("node2", "select string_agg(row, ',' order by row) from t");
         assert_eq!(rows.expect("rows"), "kept 0,kept 1,kept 2", "{mode:?}");
     }
+}
+
+/// A server that is told to stop while it commits finishes that, and by the extended protocol says both: that it has committed, and that it
+/// ends the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_the_server_carries_out_on_its_way_down_is_not_said_to_be_undone() {
+    let dir = LabGuard::fresh_dir().expect("a folder");
+    let lab = LabGuard::up(LabOptions {
+        standbys: 1,
+        fast: false, // Without fsync a commit doesn't wait for company.
+        ..LabOptions::for_test(dir)
+    });
+    let lab = lab.expect("a lab");
+    let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+    let mut clients = Vec::new();
+    for row in 0..6 {
+        let mut client = Wire::login(proxy.port, "postgres").await;
+        if row == 0 {
+            client.run("create table t (row int)").await;
+        }
+        client.ask(&[parse("end", "commit", &[]), sync()].concat()).await;
+        client.run(&format!("begin; insert into t values ({row})")).await;
+        clients.push(client);
+    }
+    // Each alone, since none of them can run in a block.
+    for sql in [
+        "alter system set commit_delay = 100000",
+        "alter system set commit_siblings = 0",
+    ] {
+        lab.sql("node1", sql).expect("a setting");
+    }
+    lab.sql("node1", "select pg_reload_conf()").expect("a reload");
+    let delay = "select setting from pg_settings where name = 'commit_delay'";
+    eventually("commits take long", || {
+        lab.sql("node1", delay).expect("a setting") == "100000"
+    });
+    for client in &mut clients {
+        client
+            .send(&[bind("", "end", &[]), execute("", 0), sync()].concat())
+            .await;
+    }
+    until_waiting(&lab, "node1", &["WALWrite"; 5]);
+    lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
+    lab.promote("node2", &mut Quiet).expect("a promotion");
+    let mut committed = 0;
+    for (row, client) in clients.iter_mut().enumerate() {
+        let answer = client.answer().await;
+        let code = codes(&answer).into_iter().next();
+        let there = client.value(&format!("select count(*) from t where row = {row}")).await == "1";
+        match code.as_deref() {
+            None => assert!(there, "{row} was told that it is committed: {}", show(&answer)),
+            Some("40001") => assert!(!there, "{row} was told that it isn't committed: {}", show(&answer)),
+            code => assert_eq!(code, Some("08007"), "{row}: {}", show(&answer)),
+        }
+        committed += usize::from(there);
+    }
+    assert!(committed > 0, "the server was quicker to stop than to commit");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -56,6 +56,8 @@ pub struct BackendConn {
     pub writer: i32,
     /// The session that has run code of which nothing is known: whatever that has left is for nobody else.
     suspect: Option<u64>,
+    /// The server has ended it.
+    parted: bool,
     /// The worker whose runtime watches the socket.
     worker: usize,
     opened: Instant,
@@ -151,6 +153,7 @@ impl BackendConn {
             drawn_by: 0,
             writer: 0,
             suspect: None,
+            parted: false,
             worker,
             opened: now,
             carried: 0,
@@ -188,10 +191,15 @@ impl BackendConn {
         std::mem::take(&mut self.remarks)
     }
 
+    /// The server has ended it.
+    pub fn part(&mut self) {
+        self.parted = true;
+    }
+
     /// Whether it may still be used: its node was not cut, and nothing has arrived that nobody asked for (which, on a connection at
     /// rest, is the server saying goodbye).
     pub fn is_fit(&self) -> bool {
-        !self.registration.is_cut() && !self.stream.has_news()
+        !self.parted && !self.registration.is_cut() && !self.stream.has_news()
     }
 
     /// One more unit is about to run. Answers whether the time it takes says something about the node: the first few on a connection

@@ -26,6 +26,7 @@ use super::login::Told;
 use super::meant::Progress;
 use super::notifiers::Notifiers;
 use super::outcome::{Answer, Left, Outcome};
+use super::plan::Plan;
 use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
 use super::resets;
 use super::retry::{Attempt, Failure, NextStep, Parting, after};
@@ -36,7 +37,7 @@ use crate::pool::{BackendConn, PreparedRegistry, Settings};
 use crate::route::Target;
 use crate::sql::{Effect, SqlContext, StatementClass};
 use crate::wire::backend::{
-    ReplyScanner, Step, TransactionStatus, parameter_status, put_error_body, put_parameter_status,
+    ReplyScanner, Step, TransactionStatus, parameter_status, put_error_body, put_parameter_status, put_ready,
 };
 use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
 use crate::wire::frame::{BadFrame, HEADER, frontend_header};
@@ -132,12 +133,44 @@ pub struct Exchange<'a, C> {
     /// An error that is kept from the client, since the unit may run again.
     refused: Option<SqlState>,
     parting: Parting,
+    completes: Completes,
+    /// A statement's CommandComplete has come.
+    completed: bool,
     client_out: Vec<u8>,
     /// What came behind the answer to the prelude.
     came_early: BytesMut,
     later: SmallVec<[Arc<StatementClass>; 1]>,
     /// What the unit does, if it resets a setting.
     resets: SmallVec<[Arc<StatementClass>; 1]>,
+}
+
+/// What a CommandComplete says, where no ReadyForQuery follows it. A server that is told to stop while it commits does that first, and by
+/// the extended protocol says so, and only then that it ends the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Completes {
+    /// All is done: it was for the one statement that ends a block.
+    All,
+    /// All may be done: the statement is one of those that don't wait for Sync, or may be.
+    Perhaps,
+    /// Nothing yet.
+    Nothing,
+}
+
+impl Completes {
+    fn by(plan: &Plan, frames: &[FrameAt]) -> Completes {
+        let runs_last = match frames {
+            [.., execute, sync] => (execute.tag, sync.tag) == (b'E', b'S'),
+            [query] => query.tag == b'Q',
+            [] => false,
+        };
+        if plan.ends_block().is_some() && plan.tail == Tail::Closed && runs_last {
+            Completes::All
+        } else if plan.effects.is_empty() {
+            Completes::Nothing
+        } else {
+            Completes::Perhaps
+        }
+    }
 }
 
 enum Event {
@@ -152,7 +185,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         parties: Parties<'a>,
         classify: C,
         attempt: Attempt,
-        plan: &super::plan::Plan,
+        plan: &Plan,
         frames: &[FrameAt],
         failed_block: bool,
         shot: Option<Shot>,
@@ -196,6 +229,8 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             forwarded: false,
             refused: None,
             parting: Parting::Silent,
+            completes: Completes::by(plan, frames),
+            completed: false,
             client_out: Vec::new(),
             came_early: BytesMut::new(),
             later: SmallVec::new(),
@@ -347,6 +382,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                         return Outcome::Ended(words);
                     }
                 }
+                Event::FromServer(_) if self.lacks_ready_only() => return self.end_alone(replies).await,
                 Event::FromServer(_) => return self.node_lost(),
                 Event::FromClient(Ok(count)) if count > 0 => {
                     if self.takes_client()
@@ -386,6 +422,27 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
     /// Whether the server waits for more from the client.
     fn takes_client(&self) -> bool {
         self.open || self.copy_in || self.cut > 0
+    }
+
+    /// The server has said what became of the block's end, and is gone before it was ready for more.
+    fn lacks_ready_only(&self) -> bool {
+        self.completes == Completes::All && self.completed && self.owed == 1 && self.scanner.at_boundary()
+    }
+
+    /// Says in the server's place that the block is over, which is all that is missing.
+    async fn end_alone(&mut self, replies: &mut BytesMut) -> Outcome {
+        self.parties.conn.part();
+        self.owed = 0;
+        self.answer.failed = false;
+        self.answer.status = TransactionStatus::Idle;
+        put_ready(&mut self.client_out, TransactionStatus::Idle);
+        if self.forward(replies, 0).await.is_err() {
+            return self.client_gone();
+        }
+        Outcome::Done {
+            answer: self.answer,
+            later: std::mem::take(&mut self.later),
+        }
     }
 
     fn client_gone(&self) -> Outcome {
@@ -545,7 +602,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                 }
                 self.answer.status = TransactionStatus::parse(body).unwrap_or(TransactionStatus::Failed);
             }
-            b'C' => self.answer.rolled_back = body == b"ROLLBACK\0",
+            b'C' => {
+                self.completed = true;
+                self.answer.rolled_back = body == b"ROLLBACK\0";
+            }
             b'E' => return self.error(body, fate),
             b'N' if self.announces_loss(body) => return Fate::Swallow,
             b'S' => return self.parameter(body),
@@ -608,7 +668,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         }
         if fatal {
             // The connection ends with it. What the client is told depends on what was under way.
-            self.parting = Parting::Farewell;
+            self.parting = match self.completes {
+                Completes::Perhaps if self.completed => Parting::Announced,
+                Completes::All | Completes::Perhaps | Completes::Nothing => Parting::Farewell,
+            };
             return Fate::Swallow;
         }
         let retry = after(self.attempt_now(), Failure::Refused(error.code));
