@@ -21,11 +21,20 @@ fn number(name: &str, otherwise: u64) -> u64 {
     text.map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_transfer_is_lost_doubled_or_misreported_by_a_failover() {
-    let mut bench = Bench::open(Replication::Asynchronous, number("PGSLUICE_BANK_SEED", 1)).await;
+async fn rounds(replication: Replication, seed: u64) {
+    let mut bench = Bench::open(replication, seed).await;
     for _ in 0..number("PGSLUICE_BANK_ROUNDS", 3) {
         bench.round().await;
     }
     bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_transfer_is_lost_doubled_or_misreported_by_a_failover() {
+    rounds(Replication::Asynchronous, number("PGSLUICE_BANK_SEED", 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_synchronous_replication_nothing_that_was_acknowledged_is_lost() {
+    rounds(Replication::Synchronous, number("PGSLUICE_BANK_SEED", 1)).await;
 }

@@ -26,6 +26,8 @@ const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replication {
     Asynchronous,
+    /// Of two standbys either will do, and the one that has received more is promoted.
+    Synchronous,
 }
 
 /// How a primary is lost.
@@ -45,12 +47,16 @@ enum Loss {
 /// Who makes another one the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Promotion {
+    /// Nobody: the old one comes back.
+    Nobody,
     /// `pg_promote()`, and nothing else.
     Function,
     /// An operator, who has the other standby follow.
     Operator,
     /// The proxy, asked by its trigger file.
     TriggerFile,
+    /// The server, asked by a trigger file of its own, as PostgreSQL up to 15 knows it.
+    ServersFile,
 }
 
 const LOSSES: [Loss; 6] = [
@@ -61,13 +67,19 @@ const LOSSES: [Loss; 6] = [
     Loss::Cut,
     Loss::Nothing,
 ];
-const PROMOTIONS: [Promotion; 3] = [Promotion::Function, Promotion::Operator, Promotion::TriggerFile];
+const PROMOTIONS: [Promotion; 5] = [
+    Promotion::Function,
+    Promotion::Operator,
+    Promotion::TriggerFile,
+    Promotion::ServersFile,
+    Promotion::Nobody,
+];
 
 /// What happens in a round.
 #[derive(Debug, Clone, Copy)]
-struct Failover {
+pub struct Failover {
     loss: Loss,
-    /// Until somebody notices.
+    /// Until somebody does something about it.
     pause: Duration,
     promotion: Promotion,
 }
@@ -83,25 +95,41 @@ impl Failover {
     fn drawn(dice: &mut Dice) -> Failover {
         Failover {
             loss: dice.of(&LOSSES),
-            pause: Duration::from_millis(dice.of(&[0, 0, 100, 1000])),
+            pause: Duration::from_millis(dice.of(&[0, 0, 100, 1000, 2500])),
             promotion: dice.of(&PROMOTIONS),
         }
     }
 
-    /// Whether acknowledged commits may be missing afterwards where replication is asynchronous. A server that stops in order sends all that
-    /// it has first, and before the proxy itself promotes it waits for what a living primary has written.
-    fn may_lose(self) -> bool {
-        match self.loss {
-            Loss::Fast => false,
-            Loss::Nothing => self.promotion != Promotion::TriggerFile,
-            Loss::Immediate | Loss::Kill | Loss::Freeze | Loss::Cut => true,
-        }
+    /// Whether it is one for these servers. A promotion beside a living primary that nobody has fenced leaves two, and each may have a standby
+    /// that its commits wait for: no replication helps against that.
+    fn suits(self, lab: &LabGuard, replication: Replication) -> bool {
+        let fences = matches!(self.promotion, Promotion::TriggerFile | Promotion::Nobody);
+        let watches_file = lab
+            .version()
+            .split('.')
+            .next()
+            .is_some_and(|major| major.parse::<u32>().is_ok_and(|major| major <= 15));
+        (self.loss, self.promotion) != (Loss::Nothing, Promotion::Nobody)
+            && (self.promotion != Promotion::ServersFile || watches_file)
+            && (self.loss != Loss::Nothing || fences || replication == Replication::Asynchronous)
+    }
+
+    /// Whether acknowledged commits may be missing afterwards. A server that stops in order sends all that it has first, and before the proxy
+    /// itself promotes it waits for what a living primary has written.
+    fn may_lose(self, replication: Replication) -> bool {
+        let sends_all = match self.loss {
+            Loss::Fast => true,
+            Loss::Nothing => self.promotion == Promotion::TriggerFile,
+            Loss::Immediate | Loss::Kill | Loss::Freeze | Loss::Cut => false,
+        };
+        !sends_all && self.promotion != Promotion::Nobody && replication == Replication::Asynchronous
     }
 }
 
 /// A bank with its servers, its proxy and its clients.
 pub struct Bench {
     lab: LabGuard,
+    replication: Replication,
     ways: Vec<Forwarder>,
     proxy: Proxy,
     dice: Dice,
@@ -115,9 +143,12 @@ pub struct Bench {
 
 impl Bench {
     /// Builds everything, and lets the clients work.
-    pub async fn open(_replication: Replication, seed: u64) -> Bench {
-        println!("seed {seed}");
+    pub async fn open(replication: Replication, seed: u64) -> Bench {
+        println!("{replication:?} replication, seed {seed}");
         let lab = LabGuard::fresh(2).expect("a lab");
+        if replication == Replication::Synchronous {
+            wait_for_standbys(&lab);
+        }
         let mut ways = Vec::new();
         for node in lab.nodes() {
             ways.push(Forwarder::to(node.port()).await);
@@ -133,6 +164,7 @@ impl Bench {
         until_replayed(&lab);
         let mut bench = Bench {
             lab,
+            replication,
             ways,
             proxy,
             dice: Dice::new(seed),
@@ -159,36 +191,59 @@ impl Bench {
         bench
     }
 
-    /// A primary is lost, another is made, and the old one comes back as a standby.
+    /// A round that is drawn.
     pub async fn round(&mut self) {
-        let failover = Failover::drawn(&mut self.dice);
+        let mut failover = Failover::drawn(&mut self.dice);
+        while !failover.suits(&self.lab, self.replication) {
+            failover = Failover::drawn(&mut self.dice);
+        }
+        self.carry_out(failover);
+    }
+
+    /// A primary is lost, another is made, and the old one comes back as a standby.
+    fn carry_out(&mut self, failover: Failover) {
         self.rounds += 1;
-        let began = Instant::now();
         self.all_go_on();
+        let began = Instant::now();
         let old = self.proxy.status().primary.expect("a primary");
+        print!("round {}: {failover}, from {old}: ", self.rounds);
         let since = self.sql(&old, "select clock_timestamp() - interval '1min'");
-        println!("round {}: {failover}, from {old}", self.rounds);
         self.lose(failover.loss, &old);
         std::thread::sleep(failover.pause);
-        self.promote(failover.promotion, &old);
+        if failover.promotion == Promotion::Nobody {
+            self.bring_back(failover.loss, &old);
+        } else {
+            self.move_on(failover, &old, &since);
+        }
+        self.proxy.until_serving(3);
+        println!("{:.1?}", began.elapsed());
+    }
+
+    fn move_on(&mut self, failover: Failover, old: &str, since: &str) {
+        self.promote(failover.promotion, old);
         let mut new = None;
         eventually("the proxy has another primary", || {
-            new = self.proxy.status().primary.filter(|primary| *primary != old);
+            new = self.proxy.status().primary.filter(|primary| primary != old);
             new.is_some()
         });
         let (new, known_since) = (new.expect("a primary"), Instant::now());
-        self.all_go_on();
-        self.bring_back(failover.loss, &old);
-        let tries = self.left_behind(&old, &new, &since);
-        println!("  {} tries were left behind with {old}", tries.len());
-        if failover.may_lose() {
+        if self.replication == Replication::Asynchronous {
+            self.all_go_on();
+            print!("all have gone on after {:.1?}, ", known_since.elapsed());
+        }
+        self.bring_back(failover.loss, old);
+        eventually("the old primary is known as one", || {
+            self.proxy.node(old).role == Role::StalePrimary
+        });
+        assert!(!self.proxy.node(old).serving, "{:?}", self.proxy.node(old));
+        let tries = self.left_behind(old, &new, since);
+        print!("{} tries were left behind, ", tries.len());
+        if failover.may_lose(self.replication) {
             self.left.push(LeftBehind { tries, known_since });
         }
         for node in self.lab.nodes().iter().filter(|node| node.name() != new) {
             self.lab.rejoin(node.name(), &mut Quiet).expect("a standby again");
         }
-        self.proxy.until_serving(3);
-        println!("  took {:?}", began.elapsed());
     }
 
     /// Ends everything, and holds what was told against what is there.
@@ -252,7 +307,7 @@ impl Bench {
         }
     }
 
-    /// The old primary runs again, as what it was.
+    /// The lost primary runs again, as what it was.
     fn bring_back(&self, loss: Loss, node: &str) {
         match loss {
             Loss::Fast | Loss::Immediate | Loss::Kill => {
@@ -262,10 +317,6 @@ impl Bench {
             Loss::Cut => self.way(node).mend(),
             Loss::Nothing => {}
         }
-        eventually("the old primary is known as one", || {
-            self.proxy.node(node).role == Role::StalePrimary
-        });
-        assert!(!self.proxy.node(node).serving, "{:?}", self.proxy.node(node));
     }
 
     fn promote(&self, promotion: Promotion, old: &str) {
@@ -279,6 +330,11 @@ impl Bench {
                 self.lab.promote(&node, &mut Quiet).expect("a promotion");
             }
             Promotion::TriggerFile => std::fs::write(self.lab.trigger_file(), "").expect("the trigger file"),
+            Promotion::ServersFile => {
+                let file = self.sql(&self.most_advanced(old), "show promote_trigger_file");
+                std::fs::write(file, "").expect("the server's trigger file");
+            }
+            Promotion::Nobody => {}
         }
     }
 
@@ -304,6 +360,22 @@ impl Bench {
         let before = tries(old);
         before.difference(&tries(new)).copied().collect()
     }
+}
+
+/// From now on a commit waits until a standby has it, whoever is the primary.
+fn wait_for_standbys(lab: &LabGuard) {
+    for node in lab.nodes() {
+        for sql in [
+            "alter system set synchronous_standby_names = 'any 1 (*)'",
+            "select pg_reload_conf()",
+        ] {
+            lab.sql(node.name(), sql).expect("a setting");
+        }
+    }
+    eventually("commits wait for a standby", || {
+        let sql = "select count(*) from pg_stat_replication where sync_state = 'quorum'";
+        lab.sql("primary", sql).is_ok_and(|count| count == "2")
+    });
 }
 
 fn read_try(line: &str) -> Try {
