@@ -272,6 +272,42 @@ async fn without_a_primary_writes_wait_for_hold_timeout_and_no_longer() {
     assert_eq!(rows.expect("rows"), "1,2,5,6,7", "what was refused was not written");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_connection_to_a_primary_that_hangs_runs_on_the_next_as_soon_as_there_is_one() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(
+        &lab,
+        "[pool]\nsize = 2\nconnect_timeout = \"1min\"\n[failover]\nhold_timeout = \"60s\"\n",
+    );
+    let (mut one, mut another) = (
+        Wire::login(proxy.port, "postgres").await,
+        Wire::login(proxy.port, "postgres").await,
+    );
+    one.run("create table t (n int)").await;
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        waiting.push(Wire::login(proxy.port, "postgres").await);
+    }
+    until_replayed(&lab);
+    lab.freeze("node1").expect("frozen");
+    // Two have the pool's room, one of them for a connection that it waits for; the rest wait for theirs.
+    for client in [&mut one, &mut another].into_iter().chain(&mut waiting) {
+        client.send(&query("insert into t values (1)")).await;
+    }
+    eventually("the proxy gives the primary up", || proxy.status().primary.is_none());
+    lab.sql("node2", "select pg_promote()").expect("a promotion");
+    let promoted = Instant::now();
+    let mut told = Vec::new();
+    for client in [&mut one, &mut another].into_iter().chain(&mut waiting) {
+        told.extend(codes(&client.answer().await));
+    }
+    let took = promoted.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?} for the last");
+    assert!(told.len() <= 2 && told.iter().all(|code| code == "08007"), "{told:?}");
+    let rows = lab.sql("node2", "select count(*) from t").expect("a count");
+    assert_eq!(rows, (8 - told.len()).to_string());
+}
+
 fn said(commands: &[&str], codes: &[&str], status: char) -> Said {
     Said {
         commands: commands.iter().map(ToString::to_string).collect(),

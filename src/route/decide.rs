@@ -80,6 +80,16 @@ pub struct Route {
     pub seen: Option<Instant>,
 }
 
+impl Route {
+    /// Whether its node is still what it was chosen as.
+    pub fn holds(&self, table: &RoutingTable) -> bool {
+        match self.target {
+            Target::Primary => table.primary == Some(self.node) && table.epoch == self.epoch,
+            Target::Standby => table.node(self.node).is_some_and(|node| node.role == NodeRole::Standby),
+        }
+    }
+}
+
 /// A route, or why there is none yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {

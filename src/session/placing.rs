@@ -123,17 +123,11 @@ impl<'a> Placing<'a> {
                 Target::Standby => Purpose::Read,
             };
             let pool = principal.at(route.node);
-            let overflows = matches!(route.reason, RouteReason::NotFreshEnough | RouteReason::NoStandby);
-            let slot = match overflows.then(|| self.overflow_slot(pool)) {
-                None => None,
-                Some(slot) => Box::pin(slot).await?,
-            };
-            let reclaimed = wish
-                .reclaim
-                .and_then(|pid| pool.reclaim(wish.session, pid, self.worker.index, route.epoch));
-            let lease = match reclaimed {
-                Some(lease) => Ok(lease),
-                None => pool.checkout(self.worker.index, purpose, route.epoch).await,
+            let lease = tokio::select! {
+                biased;
+                lease = self.checkout(pool, route, purpose, wish) => lease,
+                // Polled only when there is a wait: for a login to a server that hangs, or for a connection that others have there.
+                () = self.until_gone(route) => continue,
             };
             let mut lease = match lease {
                 Ok(lease) => lease,
@@ -167,7 +161,6 @@ impl<'a> Placing<'a> {
                 }
                 Err(CheckoutError::Login(error)) => return Err(refused_login(&error)),
             };
-            lease.keep(slot);
             if let Some((node, at)) = self.lost
                 && node == route.node
                 && lease.conn().opened() <= at
@@ -224,18 +217,46 @@ impl<'a> Placing<'a> {
         }
     }
 
+    /// A connection of `pool`, the one that is to be reclaimed if it is there. Safe to drop.
+    async fn checkout(
+        &self,
+        pool: &Arc<Pool>,
+        route: Route,
+        purpose: Purpose,
+        wish: Wish<'_>,
+    ) -> Result<Lease, CheckoutError> {
+        let worker = self.worker.index;
+        let overflows = matches!(route.reason, RouteReason::NotFreshEnough | RouteReason::NoStandby);
+        let slot = match overflows.then(|| self.overflow_slot(pool)) {
+            None => None,
+            Some(slot) => Box::pin(slot).await?,
+        };
+        let reclaimed = wish
+            .reclaim
+            .and_then(|pid| pool.reclaim(wish.session, pid, worker, route.epoch));
+        let mut lease = match reclaimed {
+            Some(lease) => lease,
+            None => pool.checkout(worker, purpose, route.epoch).await?,
+        };
+        lease.keep(slot);
+        Ok(lease)
+    }
+
+    /// Waits until a route's node isn't what it was chosen as any more. Safe to drop.
+    async fn until_gone(&self, route: Route) {
+        let cluster = &self.worker.shared.cluster;
+        let mut changes = cluster.subscribe();
+        while route.holds(&cluster.table()) && changes.changed().await.is_ok() {}
+    }
+
     /// A slot for a read on the primary, where there are standbys that should have taken it: all of them at once would leave writes without
     /// connections.
-    async fn overflow_slot(&self, pool: &Arc<Pool>) -> Result<Option<Slot>, SessionError> {
+    async fn overflow_slot(&self, pool: &Arc<Pool>) -> Result<Option<Slot>, CheckoutError> {
         let alone = self.worker.shared.cluster.table().members().count() < 2;
         if alone {
             return Ok(None);
         }
-        match pool.overflow_slot().await {
-            Ok(slot) => Ok(Some(slot)),
-            Err(CheckoutError::TimedOut(limit)) => Err(SessionError::PoolExhausted(limit)),
-            Err(CheckoutError::Login(error)) => Err(refused_login(&error)),
-        }
+        pool.overflow_slot().await.map(Some)
     }
 
     /// Has the nodes asked and waits for what they say, but no longer than `limit`.
@@ -303,10 +324,12 @@ impl<'a> Placing<'a> {
         loop {
             let want = Want::Primary(RouteReason::NeedsPrimary);
             let route = self.route(want, rules, &History::default()).await?;
-            let opened = principal
-                .at(route.node)
-                .open_apart(self.worker.index, route.epoch, parameters)
-                .await;
+            let pool = principal.at(route.node);
+            let opened = tokio::select! {
+                biased;
+                opened = pool.open_apart(self.worker.index, route.epoch, parameters) => opened,
+                () = self.until_gone(route) => continue,
+            };
             match opened {
                 // The login may have seen the primary change.
                 Ok(_) if shared.cluster.table().epoch != route.epoch => {}

@@ -19,6 +19,8 @@ use super::teller::{ACCOUNTS, Bank, Idle, OPENING, Reader, SCHEMA, Teller};
 const TELLERS: usize = 12;
 const READERS: usize = 3;
 const IDLERS: usize = 4;
+/// Server connections to a node: fewer than there are clients, so that some of them always wait for one.
+const POOL: usize = 6;
 /// Longer than any round without a primary.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -155,7 +157,7 @@ impl Bench {
         }
         let ports: Vec<u16> = ways.iter().map(|way| way.port).collect();
         let sections = format!(
-            "[failover]\nhold_timeout = \"{}s\"\ntrigger_file = \"{}\"\n",
+            "[pool]\nsize = {POOL}\n[failover]\nhold_timeout = \"{}s\"\ntrigger_file = \"{}\"\n",
             HOLD_TIMEOUT.as_secs(),
             lab.trigger_file().display()
         );
