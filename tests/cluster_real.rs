@@ -229,6 +229,7 @@ impl Lab {
             },
             cluster: config::Cluster {
                 nodes: self.servers.iter().enumerate().map(node).collect(),
+                discovery: config::Discovery::default(),
                 state_file: Some(self.directory.path().join("state")),
                 tls: config::NodeTls::default(),
             },

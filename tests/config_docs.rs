@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pgsluice::config::keys::{KEYS, Key, Kind, LISTS, Unset};
+use pgsluice::config::keys::{KEYS, Key, Kind, LISTS, SUBSECTIONS, Unset};
 use pgsluice::config::{Config, Overrides};
 
 const MANUAL: &str = include_str!("../docs/configuration.md");
@@ -92,13 +92,13 @@ fn every_commented_line_of_the_sample_is_a_key_that_loads() {
     }
 }
 
-/// `listen.tls.cert` is written as `tls.cert` in `[listen]`.
+/// `listen.tls.cert` is written as `tls.cert` in `[listen]`; lists and subsections are sections of their own.
 fn in_section(key: &Key) -> (&'static str, &'static str) {
-    let listed = LISTS.into_iter().find_map(|list| {
-        let name = key.path.strip_prefix(list)?.strip_prefix('.')?;
-        Some((list, name))
+    let by_itself = LISTS.into_iter().chain(SUBSECTIONS).find_map(|section| {
+        let name = key.path.strip_prefix(section)?.strip_prefix('.')?;
+        Some((section, name))
     });
-    listed.unwrap_or_else(|| key.path.split_once('.').expect("each key is in a section"))
+    by_itself.unwrap_or_else(|| key.path.split_once('.').expect("each key is in a section"))
 }
 
 fn manual_row(key: &Key) -> String {

@@ -49,6 +49,7 @@ impl Bench {
         let nodes = (0..nodes).map(node).collect();
         let cluster = config::Cluster {
             nodes,
+            discovery: Default::default(),
             state_file: None,
             tls: config::NodeTls::default(),
         };

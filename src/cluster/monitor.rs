@@ -186,6 +186,7 @@ mod tests {
 
         let cluster = Cluster {
             nodes: vec![],
+            discovery: Default::default(),
             state_file: None,
             tls: NodeTls::default(),
         };

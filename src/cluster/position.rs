@@ -150,6 +150,7 @@ mod tests {
     fn a_position_is_reached_lost_or_unheard_of() {
         let cluster = config::Cluster {
             nodes: vec![],
+            discovery: Default::default(),
             state_file: None,
             tls: config::NodeTls::default(),
         };

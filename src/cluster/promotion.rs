@@ -330,6 +330,7 @@ mod tests {
         let nodes = (0..rows.len()).map(|index| config(index as u16)).collect();
         let cluster = Cluster {
             nodes,
+            discovery: Default::default(),
             state_file: None,
             tls: NodeTls::default(),
         };

@@ -1,16 +1,17 @@
 //! From the configuration as written to the configuration as meant: sections that fit together, or all that is wrong.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::discovery::discovery;
 use super::file::{Document, ListedTable};
 use super::keys::{self, nearest, quoted};
 use super::problem::{ConfigErrors, Place, Unfit};
 use super::reader::Reader;
 use super::units::{parse_address, parse_listen, show_duration};
 use super::{
-    Admin, Auth, AuthMethod, Cluster, Config, Consistency, Failover, Listen, ListenTls, MAX_NODES, Monitor,
+    Admin, Auth, AuthMethod, Cluster, Config, Consistency, Discovery, Failover, Listen, ListenTls, MAX_NODES, Monitor,
     NodeAddress, NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, RoutePreference, Routing,
     RoutingDefault, RoutingMode, Secret, SslMode,
 };
@@ -27,7 +28,7 @@ pub(super) fn check(document: Document, folder: &Path) -> Result<Config, ConfigE
     let config = Config {
         pool: pool(&mut reader),
         routing: routing(&mut reader, &monitor, defaults, folder),
-        failover: failover(&mut reader, &cluster.nodes),
+        failover: failover(&mut reader, &cluster),
         admin: admin(&mut reader),
         listen,
         cluster,
@@ -132,8 +133,10 @@ fn auth(reader: &mut Reader<'_>, addresses: &[SocketAddr]) -> Auth {
 }
 
 fn cluster(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> Cluster {
+    let discovery = discovery(reader);
     Cluster {
-        nodes: nodes(reader, tables, folder),
+        nodes: nodes(reader, tables, &discovery, folder),
+        discovery,
         state_file: reader.file("cluster.state_file"),
         tls: NodeTls {
             mode: reader.choice("cluster.tls.mode", SslMode::from_name),
@@ -143,7 +146,7 @@ fn cluster(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> 
     }
 }
 
-fn nodes(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> Vec<NodeConfig> {
+fn nodes(reader: &mut Reader<'_>, tables: Vec<ListedTable>, discovery: &Discovery, folder: &Path) -> Vec<NodeConfig> {
     const KEY: &str = "cluster.nodes";
     if !tables.is_empty() && reader.has(KEY) {
         reader.refuse(
@@ -153,8 +156,12 @@ fn nodes(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &Path) -> Ve
     }
     let mut nodes = Vec::new();
     let listed = reader.texts(KEY);
-    if listed.is_empty() && tables.is_empty() {
-        let unfit = Unfit::new("must name at least one node");
+    if listed.is_empty() && tables.is_empty() && !discovery.finds_first_node() {
+        let unfit = Unfit::new(if discovery.is_empty() {
+            "must name at least one node"
+        } else {
+            "must name at least one node, to ask it for the others"
+        });
         reader.refuse(
             KEY,
             unfit.suggest("write nodes = [\"127.0.0.1:15432\"], or give --node or PGSLUICE_NODES"),
@@ -199,7 +206,7 @@ fn node(reader: &mut Reader<'_>) -> Option<NodeConfig> {
     }
     let address = text.and_then(|text| node_address(&text).map_err(|unfit| reader.refuse(ADDRESS, unfit)).ok());
     let name = reader.text("cluster.node.name");
-    if let Some(name) = name.as_ref().filter(|name| !fits_as_name(name)) {
+    if let Some(name) = name.as_ref().filter(|name| !NodeConfig::is_name(name)) {
         let unfit = Unfit::new(format!("{name:?} can't be a name"));
         reader.refuse(
             "cluster.node.name",
@@ -215,12 +222,7 @@ fn node(reader: &mut Reader<'_>) -> Option<NodeConfig> {
     })
 }
 
-/// Names stand in labels, logs and commands, unquoted.
-fn fits_as_name(name: &str) -> bool {
-    name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || ".:_-[]".contains(c))
-}
-
-fn node_address(text: &str) -> Result<NodeAddress, Unfit> {
+pub(super) fn node_address(text: &str) -> Result<NodeAddress, Unfit> {
     let address = parse_address(text)?;
     match (address.port, address.host.contains('*')) {
         (0, _) => Err(Unfit::new(format!("{text:?} has the port 0")).suggest("a node's port is from 1 to 65535")),
@@ -382,13 +384,13 @@ fn routing_defaults(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &
     defaults
 }
 
-fn failover(reader: &mut Reader<'_>, nodes: &[NodeConfig]) -> Failover {
+fn failover(reader: &mut Reader<'_>, cluster: &Cluster) -> Failover {
     const CANDIDATE: &str = "failover.candidate";
     let candidate = reader.text(CANDIDATE);
-    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    let names: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
     if let Some(name) = candidate
         .as_deref()
-        .filter(|name| !names.is_empty() && !names.contains(name))
+        .filter(|name| cluster.discovery.is_empty() && !names.is_empty() && !names.contains(name))
     {
         let unfit = Unfit::new(format!("no node is called {name:?}"));
         let suggestion = match nearest(name, names.iter().copied()) {
@@ -433,12 +435,7 @@ fn admin_http(reader: &mut Reader<'_>) -> Option<SocketAddr> {
 /// A proxy that takes itself for a node would answer its own monitor, and loop.
 fn refuse_own_address(reader: &mut Reader<'_>, config: &Config) {
     for address in &config.listen.addresses {
-        if let Some(node) = config
-            .cluster
-            .nodes
-            .iter()
-            .find(|node| reaches(&node.address, *address))
-        {
+        if let Some(node) = config.cluster.nodes.iter().find(|node| node.address.reaches(*address)) {
             let unfit = Unfit::new(format!(
                 "the node {} is the proxy's own address {address}",
                 node.address
@@ -454,13 +451,4 @@ fn refuse_own_address(reader: &mut Reader<'_>, config: &Config) {
             reader.refuse("admin.http", unfit.suggest("choose another port"));
         }
     }
-}
-
-/// Whether connecting to a node would reach this listening address, as far as can be told without asking DNS.
-fn reaches(node: &NodeAddress, listening: SocketAddr) -> bool {
-    let same_host = match node.host.parse::<IpAddr>() {
-        Ok(ip) => ip == listening.ip() || (ip.is_loopback() && listening.ip().is_unspecified()),
-        Err(_) => node.host == "localhost" && (listening.ip().is_loopback() || listening.ip().is_unspecified()),
-    };
-    node.port == listening.port() && same_host
 }

@@ -93,7 +93,7 @@ keys! {
     "listen.tls.required": Flag, Is("false"),
         "Refuse clients that don't encrypt (28000).";
 
-    "cluster.nodes": Addresses, Means("none; needed unless there are `[[cluster.node]]` tables"),
+    "cluster.nodes": Addresses, Means("none; needed unless there are `[[cluster.node]]` tables or `[cluster.discovery]`"),
         "The primary and its standbys, in any order: who is what is found out.";
     "cluster.state_file": FutureFile, Means("nothing is kept"),
         "Where the highest timeline seen survives a restart, so that an old primary that comes back alone is not believed.";
@@ -105,6 +105,31 @@ keys! {
         "Client certificate chain shown to the nodes, PEM.";
     "cluster.tls.key": File, Means("none"),
         "Its private key, PEM.";
+
+    "cluster.discovery.dns": Addresses, Means("none"),
+        "Names in DNS, each with a port: every address that a name has is a node.";
+    "cluster.discovery.patroni": Texts, Means("none"),
+        "URLs of Patroni's REST API, such as `http://db1:8008`. One is enough: the members that it names are asked as well.";
+    "cluster.discovery.patroni_root_cert": File, Means("the system's store"),
+        "Certificates that Patroni's are checked against where a URL is `https`, PEM.";
+    "cluster.discovery.from_primary": Flag, Is("false"),
+        "Ask the nodes for their standbys (`pg_stat_replication`) and for the server that they follow. `monitor.user` needs `pg_monitor` for it.";
+    "cluster.discovery.standby_port": Count(1, 65_535), Means("that of the server that lists it"),
+        "Port of standbys whose `application_name` isn't their `host:port`.";
+    "cluster.discovery.forget_after": Span(SECOND, YEAR), Is("10min"),
+        "A standby found so is forgotten when no primary has listed it for so long and it doesn't answer.";
+    "cluster.discovery.kubernetes.service": Text, Means("none"),
+        "Service whose endpoints are the nodes, ready or not.";
+    "cluster.discovery.kubernetes.namespace": Text, Means("the pod's own"),
+        "Its namespace.";
+    "cluster.discovery.kubernetes.port": Text, Means("the only one, or the one called `postgresql`"),
+        "Name or number of its port.";
+    "cluster.discovery.kubernetes.api": Text, Means("the pod's own"),
+        "URL of the API server.";
+    "cluster.discovery.kubernetes.account": FutureFile, Is("/var/run/secrets/kubernetes.io/serviceaccount"),
+        "Folder with the service account's `token`, `ca.crt` and `namespace`. The account must be allowed to list and watch `endpointslices`.";
+    "cluster.discovery.interval": Span(Duration::from_millis(100), HOUR), Is("2s"),
+        "Time between two questions to a source.";
 
     "cluster.node.address": Address, Means("none; needed"),
         "Where the node listens.";
@@ -221,6 +246,9 @@ pub(super) const NODE: &str = "cluster.node";
 pub(super) const DEFAULT: &str = "routing.default";
 /// Sections that are lists of tables.
 pub const LISTS: [&str; 2] = [NODE, DEFAULT];
+
+/// Sections inside of others that the manual tells of by themselves.
+pub const SUBSECTIONS: [&str; 1] = ["cluster.discovery"];
 
 /// The list of this path.
 pub(super) fn list(path: &str) -> Option<&'static str> {

@@ -2,11 +2,12 @@
 //!
 //! `keys` is the table of all keys. `file` takes the TOML apart as it is written and lays `overrides` (flags, environment) over
 //! it, `reader` reads single values, `check` makes a [`Config`] of them or says all that is wrong, by line and with a suggestion.
-//! `units` reads durations and addresses, `choices` names. Nothing outside this folder sees the file's own shape, and nothing in
+//! `units` reads durations and addresses, `choices` names, `discovery` a section of its own. Nothing outside this folder sees the file's own shape, and nothing in
 //! a [`Config`] needs checking again.
 
 mod check;
 mod choices;
+mod discovery;
 mod file;
 pub mod keys;
 mod overrides;
@@ -15,10 +16,11 @@ mod reader;
 mod units;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use discovery::{ApiUrl, Discovery, Kubernetes, Patroni, Servers};
 pub use overrides::{Environment, Overrides};
 pub use problem::{ConfigErrors, Place, Problem};
 
@@ -136,8 +138,11 @@ pub struct ListenTls {
 /// The nodes of the one cluster that this proxy fronts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
-    /// In the order of the file, which is also the order of `NodeId`s. Never empty; addresses and names are unique.
+    /// In the order of the file, which is also the order of `NodeId`s. Empty only where [`Cluster::discovery`] finds the first;
+    /// addresses and names are unique.
     pub nodes: Vec<NodeConfig>,
+    /// Where more of them are found.
+    pub discovery: Discovery,
     /// Where the highest timeline seen survives a restart of the proxy.
     pub state_file: Option<PathBuf>,
     /// TLS towards the nodes.
@@ -153,6 +158,14 @@ pub struct NodeConfig {
     pub name: String,
     /// Share of reads relative to its peers, 1 unless configured; 0 takes no reads.
     pub weight: u32,
+}
+
+impl NodeConfig {
+    /// Whether a text can be a node's name: names stand in labels, logs and commands, unquoted.
+    pub fn is_name(text: &str) -> bool {
+        let fits = |c: char| c.is_ascii_alphanumeric() || ".:_-[]".contains(c);
+        !text.is_empty() && text.len() <= 64 && text.chars().all(fits)
+    }
 }
 
 /// A host (a name, an IPv4 or an IPv6 address without brackets) and a port.
@@ -171,6 +184,17 @@ impl fmt::Display for NodeAddress {
         } else {
             write!(f, "{}:{}", self.host, self.port)
         }
+    }
+}
+
+impl NodeAddress {
+    /// Whether connecting to it would reach this listening address, as far as can be told without asking DNS.
+    pub fn reaches(&self, listening: SocketAddr) -> bool {
+        let same_host = match self.host.parse::<IpAddr>() {
+            Ok(ip) => ip == listening.ip() || (ip.is_loopback() && listening.ip().is_unspecified()),
+            Err(_) => self.host == "localhost" && (listening.ip().is_loopback() || listening.ip().is_unspecified()),
+        };
+        self.port == listening.port() && same_host
     }
 }
 

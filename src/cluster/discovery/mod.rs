@@ -1,0 +1,211 @@
+//! Which nodes there are: the ones of the file, and what others say.
+//!
+//! One task per source asks it again and again; [`follow`] takes the answers, lets `merge` make one list of them (pure), and
+//! publishes it whenever it has changed. A source never decides what a node *is*: roles come from the servers themselves. All
+//! that a source can do beside naming nodes is to have them asked at once ([`AskNodes`]).
+
+mod dns;
+mod merge;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout_at};
+
+use super::probe_connection::Target;
+use crate::config::{self, NodeConfig};
+use dns::Dns;
+use merge::{Answer, Merge, SourceId};
+
+/// Has all nodes asked now what they are.
+pub(super) type AskNodes = Arc<dyn Fn() + Send + Sync>;
+
+/// What is needed to look for nodes.
+pub(super) struct Search {
+    /// The file's nodes, and where more of them are found.
+    pub(super) cluster: config::Cluster,
+    /// Where the proxy listens: an address that leads back to it is no node.
+    pub(super) own: Vec<SocketAddr>,
+    /// How to log in to a node; its address is replaced by that of whoever is asked.
+    pub(super) login: Target,
+    /// For a source that has heard of a change.
+    pub(super) ask_nodes: AskNodes,
+}
+
+/// The first list waits no longer than this for those who are slow to answer. It waits at all so that a node which several sources
+/// name gets the name that the first of them in order has for it.
+const FIRST_ANSWERS: Duration = Duration::from_secs(3);
+/// Answers on their way.
+const ANSWERS_QUEUED: usize = 16;
+
+/// Follows all sources for ever. Publishes the list of nodes whenever it has changed: those of the file first, then what the
+/// sources have found, one per address, names unique. Ends when nobody wants the list any more, or when there is no source.
+pub(super) async fn follow(search: Search, nodes: watch::Sender<Arc<[NodeConfig]>>) {
+    let (tell, mut told) = mpsc::channel(ANSWERS_QUEUED);
+    let mut tasks = JoinSet::new();
+    let sources = start(&search, &tell, &mut tasks);
+    drop(tell);
+    let mut list = List {
+        merge: Merge::new(search.cluster.nodes, search.own, sources.len()),
+        sources,
+        nodes,
+        left_out: 0,
+    };
+    let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
+    while !list.merge.were_all_heard() {
+        match timeout_at(deadline, told.recv()).await {
+            Ok(Some(report)) => list.take(report),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    list.publish();
+    loop {
+        let report = tokio::select! {
+            report = told.recv() => report,
+            () = list.nodes.closed() => return,
+        };
+        let Some(report) = report else { return };
+        list.take(report);
+        list.publish();
+    }
+}
+
+/// Starts a task for each source, in the order in which their names for a node count; answers them by [`SourceId`].
+fn start(search: &Search, tell: &mpsc::Sender<Report>, tasks: &mut JoinSet<()>) -> Vec<Heard> {
+    let discovery = &search.cluster.discovery;
+    let mut sources = Vec::new();
+    for name in &discovery.dns {
+        let id = Heard::add(&mut sources, format!("dns {name}"));
+        let dns = Dns {
+            name: name.clone(),
+            resolver: dns::System,
+        };
+        tasks.spawn(poll(dns, id, discovery.interval, tell.clone()));
+    }
+    sources
+}
+
+/// What a source has to say: an answer, or why there is none.
+type Report = (SourceId, Result<Answer, String>);
+
+/// One that is asked again and again.
+trait Source: Send {
+    /// Asks once. Bounded in time.
+    fn ask(&mut self) -> impl Future<Output = Result<Answer, String>> + Send;
+}
+
+async fn poll<S: Source>(mut source: S, id: SourceId, interval: Duration, tell: mpsc::Sender<Report>) {
+    loop {
+        let answer = source.ask().await;
+        if tell.send((id, answer)).await.is_err() {
+            return;
+        }
+        sleep(interval).await;
+    }
+}
+
+/// How a source did last; what is logged is when that changes.
+struct Heard {
+    name: String,
+    state: HeardState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeardState {
+    /// Not asked yet.
+    Nothing,
+    /// It has named nodes.
+    Nodes,
+    /// It has answered without naming any.
+    Empty,
+    /// It can't be asked.
+    Failed,
+}
+
+impl Heard {
+    fn add(sources: &mut Vec<Heard>, name: String) -> SourceId {
+        sources.push(Heard {
+            name,
+            state: HeardState::Nothing,
+        });
+        SourceId(sources.len() - 1)
+    }
+
+    fn take(&mut self, answer: &Result<Answer, String>) {
+        let state = match answer {
+            Ok(answer) if answer.nodes.is_empty() => HeardState::Empty,
+            Ok(_) => HeardState::Nodes,
+            Err(_) => HeardState::Failed,
+        };
+        if std::mem::replace(&mut self.state, state) == state {
+            return;
+        }
+        let source = &*self.name;
+        match answer {
+            Ok(answer) if answer.nodes.is_empty() => {
+                tracing::warn!(
+                    source,
+                    "discovery: the source names no nodes; the last that it named stay"
+                );
+            }
+            Ok(answer) => tracing::info!(source, nodes = answer.nodes.len(), "discovery: the source names nodes"),
+            Err(error) => {
+                tracing::warn!(source, %error, "discovery: the source can't be asked; the last nodes that it named stay");
+            }
+        }
+    }
+}
+
+/// The list as it was published, and what the next one is made of.
+struct List {
+    merge: Merge,
+    sources: Vec<Heard>,
+    nodes: watch::Sender<Arc<[NodeConfig]>>,
+    left_out: usize,
+}
+
+impl List {
+    fn take(&mut self, (source, answer): Report) {
+        if let Some(heard) = self.sources.get_mut(source.0) {
+            heard.take(&answer);
+        }
+        match answer {
+            Ok(answer) => self.merge.take(source, &answer, Instant::now()),
+            Err(_) => self.merge.take_failure(source),
+        }
+    }
+
+    fn publish(&mut self) {
+        let list = self.merge.nodes();
+        self.nodes.send_if_modified(|published| {
+            let is_news = published[..] != list[..];
+            if is_news {
+                announce(published, &list);
+                *published = list.into();
+            }
+            is_news
+        });
+        let left_out = self.merge.left_out();
+        if left_out.len() != self.left_out {
+            self.left_out = left_out.len();
+            if let Some(first) = left_out.first() {
+                let limit = merge::MOST_NODES;
+                tracing::warn!(limit, left_out = left_out.len(), %first, "discovery: more nodes than the limit allows");
+            }
+        }
+    }
+}
+
+/// One line for each node that came or went.
+fn announce(before: &[NodeConfig], after: &[NodeConfig]) {
+    let has = |nodes: &[NodeConfig], node: &NodeConfig| nodes.iter().any(|other| other.address == node.address);
+    for node in before.iter().filter(|node| !has(after, node)) {
+        tracing::info!(node = %node.name, address = %node.address, "discovery: the node is gone");
+    }
+    for node in after.iter().filter(|node| !has(before, node)) {
+        tracing::info!(node = %node.name, address = %node.address, "discovery: a new node");
+    }
+}
