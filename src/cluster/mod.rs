@@ -27,8 +27,6 @@ mod announce;
 mod asker;
 mod book;
 mod coordinator;
-// Nobody calls `follow` before the list of nodes can change at run time.
-#[allow(dead_code)]
 mod discovery;
 mod history;
 mod membership;
@@ -55,6 +53,7 @@ use activity::Activity;
 pub use asker::{Asker, Unanswered};
 pub use book::Book;
 use coordinator::{Coordinator, Event, Histories, Watches};
+use discovery::Search;
 use knowledge::Knowledge;
 pub use lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
 pub use membership::PLACES;
@@ -145,6 +144,7 @@ impl Cluster {
         coordinator.begin(&config.cluster.nodes, now);
         tasks.spawn(coordinator.run());
         let (fixed, nodes) = watch::channel(config.cluster.nodes.as_slice().into());
+        let nodes = with_those_found(config, nodes, &targets, &shared, &mut tasks);
         tasks.spawn(hand_on(nodes, sender.clone()));
         if let Some(path) = &config.cluster.state_file {
             tasks.spawn(state_file::keep(path.clone(), to_write));
@@ -280,6 +280,30 @@ const EVENTS_QUEUED: usize = 64;
 const FAILURES_BEFORE_OUT: u32 = 2;
 
 /// Tells the coordinator of every new list of nodes.
+/// The nodes of the file and, where there are sources of more, those that they find.
+fn with_those_found(
+    config: &Config,
+    fixed: watch::Receiver<Arc<[NodeConfig]>>,
+    targets: &Targets,
+    shared: &Arc<Shared>,
+    tasks: &mut JoinSet<()>,
+) -> watch::Receiver<Arc<[NodeConfig]>> {
+    if config.cluster.discovery.is_empty() {
+        return fixed;
+    }
+    let (found, nodes) = watch::channel(Arc::clone(&fixed.borrow()));
+    let shared = Arc::clone(shared);
+    let search = Search {
+        discovery: config.cluster.discovery.clone(),
+        fixed,
+        own: config.listen.addresses.clone(),
+        login: targets.anywhere().clone(),
+        ask_nodes: Arc::new(move || shared.wake_all()),
+    };
+    tasks.spawn(discovery::follow(search, found));
+    nodes
+}
+
 async fn hand_on(mut nodes: watch::Receiver<Arc<[NodeConfig]>>, orders: mpsc::Sender<Event>) {
     while nodes.changed().await.is_ok() {
         let these = Arc::clone(&nodes.borrow_and_update());

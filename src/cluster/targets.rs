@@ -44,6 +44,11 @@ impl Targets {
         })
     }
 
+    /// How to log in anywhere; the address is to be filled in.
+    pub(super) fn anywhere(&self) -> &Target {
+        &self.any
+    }
+
     /// How long a login and a question may take.
     pub(super) fn timeout(&self) -> Duration {
         self.any.timeout

@@ -18,6 +18,7 @@ mod units;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 pub use discovery::{ApiUrl, Discovery, Kubernetes, Patroni, Servers};
@@ -188,6 +189,15 @@ impl fmt::Display for NodeAddress {
 }
 
 impl NodeAddress {
+    /// A host that can be connected to, without brackets, and a port; `None` if it isn't one.
+    pub fn new(host: &str, port: u16) -> Option<NodeAddress> {
+        let address = NodeAddress {
+            host: host.to_owned(),
+            port,
+        };
+        address.to_string().parse().ok().filter(|parsed| *parsed == address)
+    }
+
     /// Whether connecting to it would reach this listening address, as far as can be told without asking DNS.
     pub fn reaches(&self, listening: SocketAddr) -> bool {
         let same_host = match self.host.parse::<IpAddr>() {
@@ -195,6 +205,20 @@ impl NodeAddress {
             Err(_) => self.host == "localhost" && (listening.ip().is_loopback() || listening.ip().is_unspecified()),
         };
         self.port == listening.port() && same_host
+    }
+}
+
+/// The text isn't the address of a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no address like db1:5432")]
+pub struct BadAddress(String);
+
+impl FromStr for NodeAddress {
+    type Err = BadAddress;
+
+    /// Reads `host:port`, with an IPv6 address in brackets, as it stands in the file.
+    fn from_str(text: &str) -> Result<NodeAddress, BadAddress> {
+        check::node_address(text).map_err(|_| BadAddress(text.chars().take(200).collect()))
     }
 }
 

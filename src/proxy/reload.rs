@@ -77,6 +77,7 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     keep(new.listen.addresses != old.listen.addresses, "listen.addresses");
     keep(new.listen.threads != old.listen.threads, "listen.threads");
     keep(new.cluster.state_file != old.cluster.state_file, "cluster.state_file");
+    keep(new.cluster.discovery != old.cluster.discovery, "cluster.discovery");
     keep(new.cluster.tls != old.cluster.tls, "cluster.tls");
     keep(new.monitor != old.monitor, "monitor");
     keep(new.routing.max_lag != old.routing.max_lag, "routing.max_lag");
@@ -94,6 +95,7 @@ fn merge(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     new.listen.addresses.clone_from(&old.listen.addresses);
     new.listen.threads = old.listen.threads;
     new.cluster.state_file.clone_from(&old.cluster.state_file);
+    new.cluster.discovery.clone_from(&old.cluster.discovery);
     new.cluster.tls.clone_from(&old.cluster.tls);
     new.monitor.clone_from(&old.monitor);
     new.routing.max_lag = old.routing.max_lag;

@@ -1,4 +1,4 @@
-//! TLS on both sides: what is needed to accept it from clients, and libpq's `sslmode`s towards nodes.
+//! TLS on both sides: what is needed to accept it from clients, and libpq's `sslmode`s towards nodes; and plain `https`.
 //!
 //! rustls with the ring provider, TLS 1.2 and 1.3. `verify` holds how a node's certificate is judged. Nothing here falls back on its
 //! own except `prefer` and `allow`, which take a node's `N` for an answer; a handshake that fails is an error in every mode.
@@ -10,8 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,7 +56,7 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// `verify-…` without `root_cert`, on a system whose store is empty.
-    #[error("sslmode verifies certificates, but root_cert is not set and the system has no trusted certificates{0}")]
+    #[error("certificates are to be verified, but no root_cert is set and the system has no trusted certificates{0}")]
     NoSystemRoots(String),
     /// A certificate or key that rustls can't use.
     #[error("{path}: {source}")]
@@ -122,6 +123,29 @@ fn unusable(cert: &Path, key: &Path, source: rustls::Error) -> TlsError {
     }
 }
 
+/// What an `https` client is made of: the server's certificate must lead to one of these roots (the system's without a file), and be
+/// for the host that was asked.
+///
+/// # Errors
+/// [`TlsError`], naming the file.
+pub fn https_config(root_cert: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let trust = match root_cert {
+        Some(path) => file_roots(path, NameCheck::MustMatch)?,
+        None => system_roots(NameCheck::MustMatch)?,
+    };
+    Ok(Arc::new(judging(trust)?.with_no_client_auth()))
+}
+
+fn judging(trust: Trust) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    let provider = provider();
+    let judge = Judge::new(trust, provider.signature_verification_algorithms);
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Provider)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(judge)))
+}
+
 /// How connections to nodes are encrypted. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NodeTlsConnector {
@@ -162,13 +186,7 @@ impl NodeTlsConnector {
         if settings.mode == SslMode::Disable {
             return Ok(NodeTlsConnector::disabled());
         }
-        let provider = provider();
-        let judge = Judge::new(trust(settings)?, provider.signature_verification_algorithms);
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Provider)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(judge));
+        let builder = judging(trust(settings)?)?;
         let mut config = match &settings.client {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => builder

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Source;
-use super::merge::{Answer, Found, Lacking};
+use super::merge::{Answer, Found};
 use crate::config::NodeAddress;
 
 /// A resolver that is silent for this long has failed. It goes on in the background, so this isn't shorter than it usually takes.
@@ -41,10 +41,7 @@ pub(super) struct Dns<R> {
 impl<R: Resolver + Sync> Source for Dns<R> {
     async fn ask(&mut self) -> Result<Answer, String> {
         match timeout(LIMIT, self.resolver.look_up(&self.name)).await {
-            Ok(Ok(addresses)) => Ok(Answer {
-                nodes: nodes(addresses, self.name.port),
-                lacking: Lacking::Gone,
-            }),
+            Ok(Ok(addresses)) => Ok(Answer::all(nodes(addresses, self.name.port))),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
         }
@@ -110,12 +107,8 @@ mod tests {
         };
         assert_eq!(shown(&dns.ask().await.unwrap()), ["10.0.0.1:5433", "10.0.0.2:5433"]);
         assert_eq!(dns.ask().await.unwrap_err(), "no such name");
-        let moved = dns.ask().await.unwrap();
-        assert_eq!(
-            (shown(&moved), moved.lacking),
-            (vec!["10.0.0.3:5433".to_owned()], Lacking::Gone)
-        );
-        assert!(dns.ask().await.unwrap().nodes.is_empty());
+        assert_eq!(shown(&dns.ask().await.unwrap()), ["10.0.0.3:5433"]);
+        assert!(dns.ask().await.unwrap().is_implausible());
     }
 
     #[test]

@@ -11,10 +11,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::config::{NodeAddress, NodeConfig};
-
-/// No more nodes than this, those of the file excepted: each has a monitor, pools and metrics.
-pub(super) const MOST_NODES: usize = 64;
+use crate::config::{MAX_NODES, NodeAddress, NodeConfig};
 
 /// A node that a source names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +42,24 @@ pub(super) struct Answer {
     pub(super) nodes: Vec<Found>,
     /// What about those that it had named before and that aren't in it.
     pub(super) lacking: Lacking,
+    /// Addresses that have turned out to lead to the same server as another one: none of their own, from now on.
+    pub(super) twins: Vec<NodeAddress>,
+}
+
+impl Answer {
+    /// That these are all.
+    pub(super) fn all(nodes: Vec<Found>) -> Answer {
+        Answer {
+            nodes,
+            lacking: Lacking::Gone,
+            twins: Vec::new(),
+        }
+    }
+
+    /// Whether it says that there are no nodes at all, which nobody who is asked can mean.
+    pub(super) fn is_implausible(&self) -> bool {
+        self.nodes.is_empty() && self.lacking == Lacking::Gone
+    }
 }
 
 /// What an answer says about the nodes that it lacks.
@@ -98,13 +113,24 @@ impl Merge {
         }
     }
 
+    /// The file names these from now on.
+    pub(super) fn set_fixed(&mut self, fixed: Vec<NodeConfig>) {
+        self.fixed = fixed;
+        let fixed = &self.fixed;
+        self.order
+            .retain(|address| fixed.iter().all(|node| node.address != *address));
+        // A name of the file's is the file's.
+        self.names.retain(|_, name| fixed.iter().all(|node| node.name != *name));
+        self.arrange();
+    }
+
     /// A source has answered.
     pub(super) fn take(&mut self, source: SourceId, answer: &Answer, now: Instant) {
         let Some(source) = self.sources.get_mut(source.0) else {
             return;
         };
         source.was_heard = true;
-        if !answer.nodes.is_empty() {
+        if !answer.is_implausible() {
             source.take(answer, now);
             self.arrange();
         }
@@ -139,7 +165,7 @@ impl Merge {
     }
 
     fn room(&self) -> usize {
-        MOST_NODES.saturating_sub(self.fixed.len())
+        MAX_NODES.saturating_sub(self.fixed.len())
     }
 
     /// Takes over what is new, drops what no source names any more, and gives names to those that are in the list and have none.
@@ -190,6 +216,8 @@ impl Merge {
 
 impl Source {
     fn take(&mut self, answer: &Answer, now: Instant) {
+        self.listed
+            .retain(|listed| !answer.twins.contains(&listed.found.address));
         for listed in &mut self.listed {
             if let Some(found) = answer.nodes.iter().find(|found| found.address == listed.found.address) {
                 listed.found = found.clone();
@@ -219,7 +247,7 @@ impl Source {
             missing_since: None,
         }));
         // Whatever a source says, it takes no more than this of memory.
-        self.listed.truncate(4 * MOST_NODES);
+        self.listed.truncate(4 * MAX_NODES);
     }
 
     /// While nobody could tell, nothing was missing.
@@ -274,12 +302,12 @@ mod tests {
         Answer {
             nodes: nodes.to_vec(),
             lacking,
+            twins: Vec::new(),
         }
     }
 
     fn all(nodes: &[&str]) -> Answer {
-        let nodes: Vec<Found> = nodes.iter().map(|text| found(text, "")).collect();
-        answer(&nodes, Lacking::Gone)
+        Answer::all(nodes.iter().map(|text| found(text, "")).collect())
     }
 
     fn names(merge: &Merge) -> Vec<String> {
@@ -407,6 +435,23 @@ mod tests {
     }
 
     #[test]
+    fn a_twin_goes_at_once_and_no_standby_at_all_is_an_answer_of_the_servers() {
+        let now = Instant::now();
+        let mut merge = merge(&[]);
+        let lacking = Lacking::GoneAfter(MINUTE);
+        merge.take(FIRST, &answer(&[found("a:1", ""), found("b:1", "")], lacking), now);
+        let twin = Answer {
+            twins: vec![address("b:1")],
+            ..answer(&[found("a:1", "")], lacking)
+        };
+        merge.take(FIRST, &twin, now);
+        assert_eq!(names(&merge), ["a:1"]);
+        merge.take(FIRST, &answer(&[], lacking), now);
+        merge.take(FIRST, &answer(&[], lacking), now + MINUTE);
+        assert_eq!(merge.nodes(), []);
+    }
+
+    #[test]
     fn the_proxy_is_no_node() {
         let mut merge = merge(&[]);
         merge.take(FIRST, &all(&["127.0.0.1:6432", "127.0.0.1:5432"]), Instant::now());
@@ -420,10 +465,21 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let mut merge = merge(&[node("x:1", "one")]);
         merge.take(FIRST, &all(&many), now);
-        assert_eq!((merge.nodes().len(), merge.left_out().len()), (MOST_NODES, 17));
+        assert_eq!((merge.nodes().len(), merge.left_out().len()), (MAX_NODES, 17));
         assert_eq!(names(&merge).last().unwrap(), "h162:1");
         merge.take(FIRST, &all(&many[1..]), now);
         assert_eq!(names(&merge).last().unwrap(), "h163:1");
+    }
+
+    #[test]
+    fn the_file_may_change() {
+        let now = Instant::now();
+        let mut merge = merge(&[node("a:1", "one")]);
+        let nodes = [found("a:1", "pg1"), found("b:1", "pg2"), found("c:1", "pg3")];
+        merge.take(FIRST, &answer(&nodes, Lacking::Gone), now);
+        assert_eq!(names(&merge), ["one", "pg2", "pg3"]);
+        merge.set_fixed(vec![node("b:1", "two"), node("d:1", "pg3")]);
+        assert_eq!(names(&merge), ["two", "pg3", "c:1", "pg1"]);
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! publishes it whenever it has changed. A source never decides what a node *is*: roles come from the servers themselves. All
 //! that a source can do beside naming nodes is to have them asked at once ([`AskNodes`]).
 
+mod census;
 mod dns;
+mod hearsay;
 mod merge;
+mod patroni;
+mod replication;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +17,24 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, sleep_until};
 
 use super::probe_connection::Target;
-use crate::config::{self, NodeConfig};
+use crate::config::{Discovery, MAX_NODES, NodeConfig};
 use dns::Dns;
 use merge::{Answer, Merge, SourceId};
+use patroni::Patroni;
+use replication::Servers;
 
 /// Has all nodes asked now what they are.
 pub(super) type AskNodes = Arc<dyn Fn() + Send + Sync>;
 
 /// What is needed to look for nodes.
 pub(super) struct Search {
-    /// The file's nodes, and where more of them are found.
-    pub(super) cluster: config::Cluster,
+    /// Who is asked.
+    pub(super) discovery: Discovery,
+    /// The nodes that the file names.
+    pub(super) fixed: watch::Receiver<Arc<[NodeConfig]>>,
     /// Where the proxy listens: an address that leads back to it is no node.
     pub(super) own: Vec<SocketAddr>,
     /// How to log in to a node; its address is replaced by that of whoever is asked.
@@ -42,41 +50,49 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(3);
 const ANSWERS_QUEUED: usize = 16;
 
 /// Follows all sources for ever. Publishes the list of nodes whenever it has changed: those of the file first, then what the
-/// sources have found, one per address, names unique. Ends when nobody wants the list any more, or when there is no source.
+/// sources have found, one per address, names unique. Ends when nobody wants the list any more.
 pub(super) async fn follow(search: Search, nodes: watch::Sender<Arc<[NodeConfig]>>) {
     let (tell, mut told) = mpsc::channel(ANSWERS_QUEUED);
     let mut tasks = JoinSet::new();
-    let sources = start(&search, &tell, &mut tasks);
-    drop(tell);
+    let sources = start(&search, &nodes, &tell, &mut tasks);
+    let mut fixed = search.fixed;
+    let these = fixed.borrow_and_update().to_vec();
     let mut list = List {
-        merge: Merge::new(search.cluster.nodes, search.own, sources.len()),
+        merge: Merge::new(these, search.own, sources.len()),
         sources,
         nodes,
         left_out: 0,
     };
-    let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
-    while !list.merge.were_all_heard() {
-        match timeout_at(deadline, told.recv()).await {
-            Ok(Some(report)) => list.take(report),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    list.publish();
+    let deadline = Instant::now() + FIRST_ANSWERS;
     loop {
-        let report = tokio::select! {
-            report = told.recv() => report,
-            () = list.nodes.closed() => return,
-        };
-        let Some(report) = report else { return };
-        list.take(report);
-        list.publish();
+        tokio::select! {
+            Some(report) = told.recv() => list.take(report),
+            () = sleep_until(deadline.into()), if !list.is_due(deadline) => {}
+            changed = fixed.changed() => match changed {
+                Ok(()) => list.merge.set_fixed(fixed.borrow_and_update().to_vec()),
+                Err(_) => return,
+            },
+        }
+        if list.is_due(deadline) {
+            list.publish();
+        }
     }
 }
 
 /// Starts a task for each source, in the order in which their names for a node count; answers them by [`SourceId`].
-fn start(search: &Search, tell: &mpsc::Sender<Report>, tasks: &mut JoinSet<()>) -> Vec<Heard> {
-    let discovery = &search.cluster.discovery;
+fn start(
+    search: &Search,
+    nodes: &watch::Sender<Arc<[NodeConfig]>>,
+    tell: &mpsc::Sender<Report>,
+    tasks: &mut JoinSet<()>,
+) -> Vec<Heard> {
+    let discovery = &search.discovery;
     let mut sources = Vec::new();
+    if let Some(settings) = &discovery.patroni {
+        let id = Heard::add(&mut sources, "patroni".to_owned());
+        let patroni = Patroni::new(settings.clone(), Arc::clone(&search.ask_nodes));
+        tasks.spawn(poll(patroni, id, discovery.interval, tell.clone()));
+    }
     for name in &discovery.dns {
         let id = Heard::add(&mut sources, format!("dns {name}"));
         let dns = Dns {
@@ -84,6 +100,11 @@ fn start(search: &Search, tell: &mpsc::Sender<Report>, tasks: &mut JoinSet<()>) 
             resolver: dns::System,
         };
         tasks.spawn(poll(dns, id, discovery.interval, tell.clone()));
+    }
+    if let Some(settings) = &discovery.servers {
+        let id = Heard::add(&mut sources, "servers".to_owned());
+        let servers = Servers::new(settings.clone(), search.login.clone(), nodes.subscribe());
+        tasks.spawn(poll(servers, id, discovery.interval, tell.clone()));
     }
     sources
 }
@@ -95,6 +116,11 @@ type Report = (SourceId, Result<Answer, String>);
 trait Source: Send {
     /// Asks once. Bounded in time.
     fn ask(&mut self) -> impl Future<Output = Result<Answer, String>> + Send;
+
+    /// Waits until it should be asked again.
+    fn is_due(&mut self, interval: Duration) -> impl Future<Output = ()> + Send {
+        sleep(interval)
+    }
 }
 
 async fn poll<S: Source>(mut source: S, id: SourceId, interval: Duration, tell: mpsc::Sender<Report>) {
@@ -103,7 +129,7 @@ async fn poll<S: Source>(mut source: S, id: SourceId, interval: Duration, tell: 
         if tell.send((id, answer)).await.is_err() {
             return;
         }
-        sleep(interval).await;
+        source.is_due(interval).await;
     }
 }
 
@@ -136,7 +162,7 @@ impl Heard {
 
     fn take(&mut self, answer: &Result<Answer, String>) {
         let state = match answer {
-            Ok(answer) if answer.nodes.is_empty() => HeardState::Empty,
+            Ok(answer) if answer.is_implausible() => HeardState::Empty,
             Ok(_) => HeardState::Nodes,
             Err(_) => HeardState::Failed,
         };
@@ -145,7 +171,7 @@ impl Heard {
         }
         let source = &*self.name;
         match answer {
-            Ok(answer) if answer.nodes.is_empty() => {
+            Ok(answer) if answer.is_implausible() => {
                 tracing::warn!(
                     source,
                     "discovery: the source names no nodes; the last that it named stay"
@@ -168,6 +194,11 @@ struct List {
 }
 
 impl List {
+    /// Whether the list may be published.
+    fn is_due(&self, deadline: Instant) -> bool {
+        self.merge.were_all_heard() || Instant::now() >= deadline
+    }
+
     fn take(&mut self, (source, answer): Report) {
         if let Some(heard) = self.sources.get_mut(source.0) {
             heard.take(&answer);
@@ -183,7 +214,6 @@ impl List {
         self.nodes.send_if_modified(|published| {
             let is_news = published[..] != list[..];
             if is_news {
-                announce(published, &list);
                 *published = list.into();
             }
             is_news
@@ -192,20 +222,8 @@ impl List {
         if left_out.len() != self.left_out {
             self.left_out = left_out.len();
             if let Some(first) = left_out.first() {
-                let limit = merge::MOST_NODES;
-                tracing::warn!(limit, left_out = left_out.len(), %first, "discovery: more nodes than the limit allows");
+                tracing::warn!(limit = MAX_NODES, left_out = left_out.len(), %first, "discovery: more nodes than the limit allows");
             }
         }
-    }
-}
-
-/// One line for each node that came or went.
-fn announce(before: &[NodeConfig], after: &[NodeConfig]) {
-    let has = |nodes: &[NodeConfig], node: &NodeConfig| nodes.iter().any(|other| other.address == node.address);
-    for node in before.iter().filter(|node| !has(after, node)) {
-        tracing::info!(node = %node.name, address = %node.address, "discovery: the node is gone");
-    }
-    for node in after.iter().filter(|node| !has(before, node)) {
-        tracing::info!(node = %node.name, address = %node.address, "discovery: a new node");
     }
 }
