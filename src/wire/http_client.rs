@@ -130,16 +130,13 @@ impl Body {
     /// # Errors
     /// [`HttpError`]: it broke off.
     pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
-        loop {
-            match self.incoming.frame().await {
-                None => return Ok(None),
-                Some(frame) => match frame.map_err(broken)?.into_data() {
-                    Ok(data) => return Ok(Some(data)),
-                    // Trailers.
-                    Err(_) => {}
-                },
+        while let Some(frame) = self.incoming.frame().await {
+            // What isn't data are trailers.
+            if let Ok(data) = frame.map_err(broken)?.into_data() {
+                return Ok(Some(data));
             }
         }
+        Ok(None)
     }
 }
 

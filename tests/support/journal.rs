@@ -171,8 +171,13 @@ async fn enter(client: &Client, write: &Statement, manner: Manner, entry: i64) -
 /// as certainly not done, every error one of the promised ones, no connection closed. Answers the acknowledged entries that are lost,
 /// which may be some where a primary was killed; beside them every session must have seen its own.
 pub async fn audit(journals: &[Journal], primary: &Node) -> Vec<i64> {
+    audit_at(journals, &direct(primary).await).await
+}
+
+/// As [`audit`], by a client of the primary itself.
+pub async fn audit_at(journals: &[Journal], primary: &Client) -> Vec<i64> {
     let sql = "select entry, count(*) from journal group by entry";
-    let rows = direct(primary).await.query(sql, &[]).await.expect("the journal");
+    let rows = primary.query(sql, &[]).await.expect("the journal");
     let there: BTreeMap<i64, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     for (&entry, &rows) in &there {
         let wanted = Manner::of(entry / ENTRIES).rows();

@@ -13,7 +13,7 @@ pub mod wire;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -56,11 +56,6 @@ impl Proxy {
 
     /// As [`Proxy::with`], but reaches each node of `lab` by another port.
     pub fn by_way_of(lab: &LabGuard, ports: &[u16], sections: &str) -> Proxy {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let dir = lab
-            .dir()
-            .join(format!("proxy-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        fs::create_dir(&dir).expect("a folder for the proxy");
         let nodes: String = lab
             .nodes()
             .iter()
@@ -78,6 +73,14 @@ impl Proxy {
             "[listen]\n"
         };
         let config = format!("{sections}\n{listen}{nodes}\n");
+        Proxy::serve(lab.dir(), &config, lab.nodes().len())
+    }
+
+    /// Serves what `config` says, from a folder of its own in `parent`; ready when so many nodes serve.
+    pub fn serve(parent: &Path, config: &str, nodes: usize) -> Proxy {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let dir = parent.join(format!("proxy-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir(&dir).expect("a folder for the proxy");
         fs::write(dir.join("pgsluice.toml"), config).expect("the proxy's configuration");
         let log = File::create(dir.join("log")).expect("the proxy's log");
         let child = Command::new(env!("CARGO_BIN_EXE_pgsluice"))
@@ -99,7 +102,6 @@ impl Proxy {
             port: 0,
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
-        let standbys = lab.nodes().len() - 1;
         eventually("the proxy serves all nodes", || {
             if let Ok(Some(status)) = proxy.child.try_wait() {
                 panic!("pgsluice serve ended with {status}: {}", proxy.log());
@@ -113,7 +115,7 @@ impl Proxy {
             };
             (proxy.port, proxy.admin) = (clients.port(), admin);
             proxy.try_status().is_some_and(|status| {
-                status.primary.is_some() && status.nodes.iter().filter(|node| node.serving).count() == standbys + 1
+                status.primary.is_some() && status.nodes.iter().filter(|node| node.serving).count() == nodes
             })
         });
         proxy
