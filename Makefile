@@ -20,7 +20,7 @@ help:
 	@echo 'make bench   pgsluice beside PgBouncer and direct connections; QUICK=1 takes a minute'
 	@echo 'make bench-classify   what it costs to tell a read from a write; ARGS="hit" takes only these'
 	@echo 'make build   target/release/pgsluice'
-	@echo 'make setup   PostgreSQL and a C compiler, if they are missing'
+	@echo 'make setup   PostgreSQL and a C compiler, if they are missing (make test: Patroni and etcd as well)'
 	@echo 'make clean   remove what was built'
 
 setup:
@@ -29,7 +29,8 @@ setup:
 demo: setup build
 	@target/release/pgsluice demo $(ARGS)
 
-test: setup
+test:
+	@scripts/setup.sh --tests
 	@scripts/test.sh
 
 drivers:

@@ -4,6 +4,7 @@
 #   - PostgreSQL's server programs, for the lab (installed with apt-get if there are none)
 #   - a C compiler, for the TLS library (likewise)
 #   - Rust 1.89 or newer (checked, not installed)
+#   - with --tests also Patroni and etcd, which the tests of node discovery run (likewise)
 set -euo pipefail
 
 rust_needed=1.89
@@ -51,9 +52,29 @@ install_postgresql() {
     apt_install postgresql
 }
 
+# Debian starts an etcd when it installs one. Nobody here needs it: the tests start their own, on ports of their own.
+install_etcd() {
+    apt_install etcd-server
+    if [ -d /run/systemd/system ]; then
+        say "disabling the etcd service, which the installation has enabled"
+        as_root systemctl disable --now etcd
+    fi
+}
+
+for_tests=
+case ${1:-} in
+    "") ;;
+    --tests) for_tests=1 ;;
+    *) fail "unknown option $1" ;;
+esac
+
 packages=()
 has_postgresql || packages+=(postgresql)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
+if [ -n "$for_tests" ]; then
+    command -v patroni >/dev/null || packages+=(patroni)
+    command -v etcd >/dev/null || packages+=(etcd-server)
+fi
 
 if [ ${#packages[@]} -gt 0 ]; then
     need_apt "${packages[@]}"
@@ -62,6 +83,7 @@ if [ ${#packages[@]} -gt 0 ]; then
     for package in "${packages[@]}"; do
         case $package in
             postgresql) install_postgresql ;;
+            etcd-server) install_etcd ;;
             *) apt_install "$package" ;;
         esac
     done

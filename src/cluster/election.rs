@@ -300,7 +300,7 @@ fn why_nobody(members: &[Member], previous: &ClusterState) -> NoPrimary {
         (Some(HoldPhase::Promoting), _) => NoPrimary::Promoting,
         (Some(HoldPhase::Uncertain), _) => NoPrimary::PromotionUncertain,
         (None, _) if members.iter().any(|member| member.claim().is_some()) => NoPrimary::OnlyStale,
-        (None, _) if any(Standing::Unasked) => NoPrimary::Starting,
+        (None, _) if members.is_empty() || any(Standing::Unasked) => NoPrimary::Starting,
         (None, Some(last)) if is_out(last.node) => NoPrimary::Unreachable(last.node),
         (None, _) if any(Standing::Recovering) => NoPrimary::NoneOutOfRecovery,
         (None, _) if members.iter().any(|member| matches!(member, Member::Foreign)) => NoPrimary::OnlyForeign,

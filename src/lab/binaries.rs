@@ -28,6 +28,11 @@ pub(super) struct Binaries {
     pub(super) version: PgVersion,
 }
 
+/// The folder of PostgreSQL's programs that a lab would use.
+pub fn pg_bin() -> Result<PathBuf, LabError> {
+    Binaries::find(None).map(|found| found.dir)
+}
+
 /// A server's version.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct PgVersion {

@@ -48,11 +48,14 @@ mod steps;
 mod tool;
 mod versions;
 
+pub use binaries::pg_bin;
 pub use command::{LabCommand, run};
 pub use demo::{DemoCommand, run as run_demo};
 pub use error::LabError;
 pub use guard::LabGuard;
 pub use lab::{Lab, LabOptions, StopMode};
 pub use node::Node;
+pub use ports::anywhere as free_ports;
 pub use progress::{Progress, Quiet, Told, Written};
+pub use run_as::RunAs;
 pub use status::{NodeStatus, Role, WalPosition};

@@ -28,7 +28,7 @@ pub(super) fn in_a_row(base_port: u16, count: usize) -> Result<Vec<u16>, LabErro
 
 /// Free ports anywhere below the kernel's ephemeral range. Inside it, any outgoing connection could take the port of a node
 /// that is stopped for a moment, and the node would not come back.
-pub(super) fn anywhere(count: usize) -> Result<Vec<u16>, LabError> {
+pub fn anywhere(count: usize) -> Result<Vec<u16>, LabError> {
     let first_ephemeral = first_ephemeral();
     let mut held: Vec<(u16, TcpListener)> = Vec::new();
     for _ in 0..1000 {

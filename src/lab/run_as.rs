@@ -15,9 +15,9 @@ use super::error::{LabError, Tried};
 /// Users that root drops to: the first that exists.
 const UNPRIVILEGED: [&str; 4] = ["postgres", "_postgres", "pgsql", "nobody"];
 
-/// The user that runs a lab's servers.
+/// The user that runs a lab's servers, and other servers of tests.
 #[derive(Debug, Clone)]
-pub(super) struct RunAs {
+pub struct RunAs {
     uid: Uid,
     gid: Gid,
     name: String,
@@ -25,7 +25,7 @@ pub(super) struct RunAs {
 
 impl RunAs {
     /// Us; or, for root, the first unprivileged user that exists.
-    pub(super) fn choose() -> Result<Self, LabError> {
+    pub fn choose() -> Result<Self, LabError> {
         if !geteuid().is_root() {
             return Ok(Self {
                 uid: geteuid(),
@@ -73,7 +73,7 @@ impl RunAs {
     }
 
     /// A program that will run as this user, knowing nothing of our own PostgreSQL settings, and speaking English.
-    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
@@ -90,7 +90,7 @@ impl RunAs {
     }
 
     /// Makes a file or folder this user's.
-    pub(super) fn give(&self, path: &Path) -> Result<(), LabError> {
+    pub fn give(&self, path: &Path) -> Result<(), LabError> {
         if !self.drops() {
             return Ok(());
         }
@@ -100,7 +100,7 @@ impl RunAs {
     }
 
     /// Writes a file that will be this user's.
-    pub(super) fn write(&self, path: &Path, contents: &str) -> Result<(), LabError> {
+    pub fn write(&self, path: &Path, contents: &str) -> Result<(), LabError> {
         fs::write(path, contents).tried(|| format!("can't write {}", path.display()))?;
         self.give(path)
     }

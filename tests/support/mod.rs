@@ -6,6 +6,7 @@ pub mod dice;
 pub mod facts;
 pub mod forwarder;
 pub mod journal;
+pub mod patroni;
 pub mod scene;
 pub mod simple;
 pub mod wire;

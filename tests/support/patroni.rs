@@ -1,0 +1,286 @@
+//! A real Patroni: an etcd and members, each a process of its own with a server, run by the user that runs the labs' servers.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgsluice::lab::{LabGuard, RunAs, free_ports, pg_bin};
+use serde_json::Value;
+
+use super::{client, eventually};
+
+/// How long a leader's key lasts: a leader that is killed is replaced after this.
+const TTL: u64 = 8;
+
+/// An etcd and its members.
+pub struct PatroniCluster {
+    dir: PathBuf,
+    user: RunAs,
+    etcd: Child,
+    etcd_port: u16,
+    members: Vec<PatroniMember>,
+}
+
+/// One member: Patroni, and the server that it runs.
+pub struct PatroniMember {
+    /// What Patroni calls it.
+    pub name: String,
+    /// The server's.
+    pub port: u16,
+    /// The REST API's.
+    pub api: u16,
+    dir: PathBuf,
+    process: Child,
+}
+
+impl PatroniMember {
+    /// The REST API's URL.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.api)
+    }
+
+    /// A client of the server itself.
+    pub async fn client(&self) -> tokio_postgres::Client {
+        client(&format!(
+            "host=127.0.0.1 port={} user=postgres dbname=postgres",
+            self.port
+        ))
+        .await
+    }
+
+    /// What `GET /cluster` answers here.
+    fn cluster(&self) -> Option<Value> {
+        let mut tcp = TcpStream::connect(("127.0.0.1", self.api)).ok()?;
+        tcp.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(tcp, "GET /cluster HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// The server's postmaster.
+    fn postmaster(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?;
+        text.lines().next()?.parse().ok().map(Pid::from_raw)
+    }
+}
+
+impl PatroniCluster {
+    /// One etcd and this many members, `pg1` and up, the first of them the leader.
+    pub fn start(members: usize) -> PatroniCluster {
+        let dir = LabGuard::fresh_dir().expect("a path for a folder");
+        let user = RunAs::choose().expect("a user for servers");
+        fs::create_dir(&dir).expect("a folder");
+        user.give(&dir).expect("the user's folder");
+        let ports = free_ports(2).expect("ports");
+        let etcd = start_etcd(&user, &dir, ports[0], ports[1]);
+        let mut cluster = PatroniCluster {
+            dir,
+            user,
+            etcd,
+            etcd_port: ports[0],
+            members: Vec::new(),
+        };
+        for _ in 0..members {
+            cluster.add("");
+        }
+        cluster
+    }
+
+    /// Where files of the test's may be.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A member by its name.
+    pub fn member(&self, name: &str) -> &PatroniMember {
+        self.members
+            .iter()
+            .find(|member| member.name == name)
+            .expect("a member")
+    }
+
+    /// Starts one more member with these tags, as YAML, and waits until it runs, streaming from the leader.
+    pub fn add(&mut self, tags: &str) -> &PatroniMember {
+        let name = format!("pg{}", self.members.len() + 1);
+        let ports = free_ports(2).expect("ports");
+        let dir = self.dir.join(&name);
+        fs::create_dir(&dir).expect("a folder");
+        self.user.give(&dir).expect("the user's folder");
+        let config = self.config(&name, ports[0], ports[1], tags);
+        self.user
+            .write(&dir.join("patroni.yml"), &config)
+            .expect("a configuration");
+        let process = spawn(
+            &self.user,
+            "patroni",
+            &[dir.join("patroni.yml").to_str().expect("a path in ASCII")],
+            &dir.join("patroni.log"),
+        );
+        self.members.push(PatroniMember {
+            name,
+            port: ports[0],
+            api: ports[1],
+            dir,
+            process,
+        });
+        let member = self.members.last().expect("one");
+        let leads = self.members.len() == 1;
+        eventually("the member runs", || {
+            let cluster = member.cluster().unwrap_or_default();
+            let found = members(&cluster).find(|found| found["name"] == member.name.as_str());
+            found.is_some_and(|found| {
+                let role = if leads { "leader" } else { "replica" };
+                found["role"] == role && found["lag"].is_null() == leads && found["lag"] != "unknown"
+            })
+        });
+        member
+    }
+
+    fn config(&self, name: &str, port: u16, api: u16, tags: &str) -> String {
+        let dir = self.dir.join(name).display().to_string();
+        let pg_bin = pg_bin().expect("PostgreSQL's programs").display().to_string();
+        let etcd = self.etcd_port;
+        format!(
+            "scope: test
+name: {name}
+restapi: {{listen: '127.0.0.1:{api}', connect_address: '127.0.0.1:{api}'}}
+etcd3: {{hosts: '127.0.0.1:{etcd}'}}
+bootstrap:
+  dcs:
+    ttl: {TTL}
+    loop_wait: 1
+    retry_timeout: 3
+    postgresql: {{parameters: {{fsync: 'off', wal_keep_size: '256MB'}}}}
+  initdb: [{{auth: trust}}, {{encoding: UTF8}}, 'no-sync']
+postgresql:
+  listen: '127.0.0.1:{port}'
+  connect_address: '127.0.0.1:{port}'
+  data_dir: '{dir}/data'
+  bin_dir: '{pg_bin}'
+  pgpass: '{dir}/pgpass'
+  parameters: {{unix_socket_directories: ''}}
+  authentication: {{superuser: {{username: postgres}}, replication: {{username: postgres}}}}
+tags: {{{tags}}}
+"
+        )
+    }
+
+    /// Has Patroni make another member the leader.
+    pub fn switchover(&self, from: &str, to: &str) {
+        let config = self.member(to).dir.join("patroni.yml");
+        let output = self
+            .user
+            .command("patronictl")
+            .arg("-c")
+            .arg(config)
+            .args(["switchover", "--master", from, "--candidate", to, "--force"])
+            .output()
+            .expect("patronictl");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("Successfully"), "{output:?}");
+    }
+
+    /// Loses a member at once, as if its machine were lost.
+    pub fn kill(&mut self, name: &str) {
+        let member = self.members.iter_mut().find(|member| member.name == name);
+        let member = member.expect("a member");
+        let _ = member.process.kill();
+        let _ = member.process.wait();
+        if let Some(postmaster) = member.postmaster() {
+            kill_server(postmaster);
+        }
+    }
+
+    /// Stops the store, as if it were not to be reached, or lets it go on.
+    pub fn signal_etcd(&self, signal: Signal) {
+        kill(pid_of(&self.etcd), signal).expect("etcd");
+    }
+}
+
+impl Drop for PatroniCluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for member in &self.members {
+                let log = fs::read_to_string(member.dir.join("patroni.log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                eprintln!("--- the log of Patroni's {} ends with", member.name);
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+        let names: Vec<String> = self.members.iter().map(|member| member.name.clone()).collect();
+        for name in names {
+            self.kill(&name);
+        }
+        let _ = self.etcd.kill();
+        let _ = self.etcd.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn members(cluster: &Value) -> impl Iterator<Item = &Value> {
+    cluster["members"].as_array().into_iter().flatten()
+}
+
+fn start_etcd(user: &RunAs, dir: &Path, client_port: u16, peer_port: u16) -> Child {
+    let (clients, peers) = (
+        format!("http://127.0.0.1:{client_port}"),
+        format!("http://127.0.0.1:{peer_port}"),
+    );
+    let data = dir.join("etcd").display().to_string();
+    let arguments = [
+        "--data-dir",
+        &data,
+        "--listen-client-urls",
+        &clients,
+        "--advertise-client-urls",
+        &clients,
+        "--listen-peer-urls",
+        &peers,
+        "--initial-advertise-peer-urls",
+        &peers,
+        "--initial-cluster",
+        &format!("default={peers}"),
+    ];
+    let etcd = spawn(user, "etcd", &arguments, &dir.join("etcd.log"));
+    eventually("etcd listens", || {
+        TcpStream::connect(("127.0.0.1", client_port)).is_ok()
+    });
+    etcd
+}
+
+/// Starts a program that ends with the test's thread, whatever becomes of it.
+fn spawn(user: &RunAs, program: &str, arguments: &[&str], log: &Path) -> Child {
+    let is_there = Command::new(program).arg("--version").output().is_ok();
+    assert!(
+        is_there,
+        "there is no {program} here: `scripts/setup.sh --tests` installs it"
+    );
+    let log = File::create(log).expect("a log");
+    user.command("setpriv")
+        .args(["--pdeathsig", "TERM", program])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("setpriv")
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("process ids are small"))
+}
+
+/// The postmaster first, so that it starts nothing anew; its children end when they notice.
+fn kill_server(postmaster: Pid) {
+    let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    for pid in std::iter::once(postmaster).chain(children.map(Pid::from_raw)) {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+}
