@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use pgsluice::admin::console_command::{self, Given};
 use pgsluice::admin::explain_command::Explainer;
 use pgsluice::admin::status_command::{self, Format};
 use pgsluice::config::{self, Config, Overrides};
@@ -32,6 +33,10 @@ enum Command {
     Explain(ExplainArgs),
     /// Show the nodes of a running proxy
     Status(StatusArgs),
+    /// Make a standby the primary, through the console of a running proxy
+    Switchover(SwitchoverArgs),
+    /// Have the admin console of a running proxy carry out a command, such as "SHOW NODES"
+    Console(ConsoleArgs),
     /// Build a replicated cluster on this machine, and play with it
     Lab(lab::LabCommand),
     /// Shows pgsluice at work
@@ -88,12 +93,55 @@ struct StatusArgs {
     watch: bool,
 }
 
+#[derive(Debug, Args)]
+struct SwitchoverArgs {
+    /// The standby [default: the one that fits best]
+    #[arg(long, value_name = "NODE")]
+    to: Option<String>,
+    #[command(flatten)]
+    door: ConsoleDoor,
+}
+
+#[derive(Debug, Args)]
+struct ConsoleArgs {
+    #[command(flatten)]
+    door: ConsoleDoor,
+    /// The command
+    sql: String,
+}
+
+/// Where the console is. A password is taken from PGPASSWORD, or from the configuration's users file.
+#[derive(Debug, Args)]
+struct ConsoleDoor {
+    /// The proxy's configuration file: where it listens, and who its first admin user is
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the proxy listens [default: the file's, PGHOST, or 127.0.0.1]
+    #[arg(long)]
+    host: Option<String>,
+    /// Its port [default: the file's, PGPORT, or 5432]
+    #[arg(short, long)]
+    port: Option<u16>,
+    /// An admin user [default: the file's first, PGUSER, or you]
+    #[arg(short = 'U', long)]
+    user: Option<String>,
+    /// The console's name [default: the file's, or pgsluice]
+    #[arg(short, long)]
+    database: Option<String>,
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(args),
         Command::CheckConfig { file } => check_config(&file),
         Command::Explain(args) => explain(&args),
         Command::Status(args) => status(&args),
+        Command::Switchover(SwitchoverArgs { to, door }) => in_console(door, async |given, config| {
+            console_command::switchover(given, config, to.as_deref()).await
+        }),
+        Command::Console(ConsoleArgs { door, sql }) => in_console(door, async |given, config| {
+            console_command::run(given, config, &sql).await
+        }),
         Command::Lab(command) => lab::run(command),
         Command::Demo(command) => lab::run_demo(command),
     }
@@ -216,6 +264,39 @@ fn status(args: &StatusArgs) -> ExitCode {
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what the console answers, warnings and errors apart.
+fn in_console(
+    door: ConsoleDoor,
+    ask: impl AsyncFnOnce(Given, Option<&Config>) -> Result<(String, String), String>,
+) -> ExitCode {
+    let overrides = Overrides::with_process_environment(Vec::new(), Vec::new());
+    let config = door.config.map(|file| Config::load(&file, &overrides)).transpose();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let given = Given {
+        host: door.host,
+        port: door.port,
+        user: door.user,
+        database: door.database,
+    };
+    let answered = match (config, runtime) {
+        (Ok(config), Ok(runtime)) => runtime.block_on(ask(given, config.as_ref())),
+        (Err(errors), _) => Err(errors.to_string()),
+        (_, Err(error)) => Err(error.to_string()),
+    };
+    match answered {
+        Ok((told, warnings)) => {
+            eprint!("{warnings}");
+            // The reader of a pipe may have seen enough; what was asked for is done.
+            let _ = io::stdout().write_all(told.as_bytes());
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

@@ -133,6 +133,83 @@ async fn only_admin_users_who_prove_who_they_are_get_in() {
     }
 }
 
+/// `pgsluice` with these arguments: its exit status, standard output and standard error.
+fn pgsluice(arguments: &[&str], password: Option<&str>) -> (Option<i32>, String, String) {
+    let mut command = Command::new("timeout");
+    command.arg("60").arg(env!("CARGO_BIN_EXE_pgsluice")).args(arguments);
+    for variable in ["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"] {
+        command.env_remove(variable);
+    }
+    let output = command
+        .envs(password.map(|password| ("PGPASSWORD", password)))
+        .output()
+        .expect("pgsluice runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_asks_the_console_with_what_the_configuration_says() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let users = lab.dir().join("users.txt");
+    fs::write(&users, "\"ops\" \"right\"\n\"app\" \"theirs\"\n").expect("the users");
+    let auth = format!("[auth]\nmethod = \"scram-sha-256\"\nusers = \"{}\"\n", users.display());
+    let proxy = Proxy::with(
+        &lab,
+        &format!("{auth}[admin]\nusers = [\"ops\"]\ndatabase = \"desk\"\n"),
+    );
+    let (file, port) = (proxy.config_file(), proxy.port.to_string());
+    // The port is the kernel's choice, and so not in the file.
+    let by_file = ["-c", file.to_str().expect("UTF-8"), "--port", &port];
+    let by_flags = ["--host", "127.0.0.1", "--port", &port, "--database", "desk", "--user"];
+
+    let (code, told, errors) = pgsluice(&[&["console"], &by_file[..], &["show nodes"]].concat(), None);
+    assert_eq!((code, &*errors), (Some(0), ""));
+    let words: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words.len(), 3, "{told}");
+    assert_eq!((words[0][0], words[0][2]), ("name", "role"));
+    assert_eq!((words[1][0], words[1][2]), ("node1", "primary"));
+    assert_eq!((words[2][0], words[2][2]), ("node2", "standby"));
+    let (code, told, errors) = pgsluice(
+        &[&["console"], &by_flags[..], &["ops", "show version"]].concat(),
+        Some("right"),
+    );
+    assert_eq!((code, &*errors), (Some(0), ""));
+    assert!(told.starts_with("version\npgsluice "), "{told}");
+
+    for (arguments, password, expected) in [
+        (
+            &["ops", "show version"],
+            Some("wrong"),
+            "password authentication failed",
+        ),
+        (&["ops", "show version"], None, "hint: PGPASSWORD"),
+        (
+            &["app", "show version"],
+            Some("theirs"),
+            "hint: [admin] users = [\"app\"]",
+        ),
+        (
+            &["ops", "show tables"],
+            Some("right"),
+            "can't show \"tables\" (42601)\nhint: There are SHOW",
+        ),
+    ] {
+        let (code, told, errors) = pgsluice(&[&["console"], &by_flags[..], arguments].concat(), password);
+        assert_eq!((code, &*told), (Some(1), ""), "{errors}");
+        assert!(errors.starts_with("error: ") && errors.contains(expected), "{errors}");
+    }
+    let (code, told, errors) = pgsluice(&[&["switchover", "--to", "node\"9"], &by_file[..]].concat(), None);
+    assert_eq!((code, &*told), (Some(1), ""));
+    assert_eq!(
+        errors,
+        "error: there is no node \"node\"9\" (42704)\nhint: There are node1, node2.\n"
+    );
+    let (code, _, errors) = pgsluice(&["switchover", "--port", "1", "--user", "ops"], None);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("127.0.0.1:1"), "{errors}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_let_in_until_somebody_is_named_and_a_reload_names_him() {
     let lab = LabGuard::fresh(0).expect("a lab");

@@ -218,7 +218,16 @@ fn commands_and_flags_that_are_shown_exist() {
             seen.insert(path.join(" "));
         }
     }
-    for command in ["serve", "check-config", "explain", "status", "lab up", "lab rejoin"] {
+    for command in [
+        "serve",
+        "check-config",
+        "explain",
+        "status",
+        "lab up",
+        "lab rejoin",
+        "console",
+        "switchover",
+    ] {
         assert!(seen.contains(command), "no document shows `pgsluice {command}`");
     }
 }

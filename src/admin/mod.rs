@@ -4,12 +4,15 @@
 //! and what they are asked can't stop the proxy.
 
 pub mod console;
+mod console_client;
+pub mod console_command;
 pub mod explain_command;
 pub mod http;
 pub mod status;
 pub mod status_client;
 pub mod status_command;
 pub mod status_table;
+mod text_table;
 
 pub use http::{AdminSource, serve};
 pub use status::Status;

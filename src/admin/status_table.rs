@@ -1,6 +1,7 @@
 //! A [`Status`] as text: a line about the proxy and an aligned table of nodes. Pure; the terminal is `status_command`'s.
 
 use super::status::{EventLevel, NodeStatus, PoolStatus, Status};
+use super::text_table::{plain, table};
 
 /// The whole status, each line ended by a newline.
 pub fn render(status: &Status) -> String {
@@ -125,44 +126,6 @@ fn events_table(status: &Status) -> String {
         vec![period(event.seconds_ago), level.to_owned(), event.message.clone()]
     });
     table(&[">AGO", "LEVEL", "EVENT"], rows)
-}
-
-/// Columns as wide as their widest cell, two spaces apart. A header that starts with `>` aligns its column to the right.
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let titles = header
-        .iter()
-        .map(|title| title.trim_start_matches('>').to_owned())
-        .collect();
-    let rows: Vec<Vec<String>> = std::iter::once(titles)
-        .chain(rows.map(|cells| cells.iter().map(|cell| plain(cell)).collect()))
-        .collect();
-    let widths: Vec<usize> = (0..header.len())
-        .map(|column| {
-            rows.iter()
-                .filter_map(|cells| cells.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    let mut text = String::new();
-    for cells in &rows {
-        let padded = cells.iter().zip(header).zip(&widths).map(|((cell, title), &width)| {
-            if title.starts_with('>') {
-                format!("{cell:>width$}")
-            } else {
-                format!("{cell:<width$}")
-            }
-        });
-        text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// Without control characters: a server's error message must not move the terminal's cursor.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn why(node: &NodeStatus) -> String {

@@ -237,7 +237,7 @@ keys! {
     "admin.database": Text, Is("pgsluice"),
         "The name by which clients reach the admin console instead of a database. A database that is really called so needs another name here.";
     "admin.users": Texts, Means("none"),
-        "Who may use the admin console. They log in to it as to a database; with `auth.method = \"trust\"` anybody can say that he is one of them.";
+        "Who may use the admin console. They log in to it as to a database; with `auth.method = \"trust\"` anybody can claim to be one of them.";
 }
 
 /// The list of nodes.

@@ -162,6 +162,10 @@ pub struct ErrorView<'a> {
     pub code: SqlState,
     /// `M`, in whatever encoding the node uses. Empty if there is none.
     pub message: &'a [u8],
+    /// `D`
+    pub detail: Option<&'a [u8]>,
+    /// `H`
+    pub hint: Option<&'a [u8]>,
 }
 
 impl<'a> ErrorView<'a> {
@@ -169,6 +173,7 @@ impl<'a> ErrorView<'a> {
     /// Allocates nothing.
     pub fn parse(body: &'a [u8]) -> Option<ErrorView<'a>> {
         let (mut plain, mut translated, mut code, mut message) = (None, None, None, None);
+        let (mut detail, mut hint) = (None, None);
         let mut rest = body;
         while let [kind, tail @ ..] = rest
             && *kind != 0
@@ -180,6 +185,8 @@ impl<'a> ErrorView<'a> {
                 b'S' => translated = Severity::from_bytes(text),
                 b'C' => code = SqlState::from_bytes(text),
                 b'M' => message = Some(text),
+                b'D' => detail = Some(text),
+                b'H' => hint = Some(text),
                 _ => {}
             }
             rest = after;
@@ -188,6 +195,8 @@ impl<'a> ErrorView<'a> {
             severity: plain.or(translated),
             code: code?,
             message: message.unwrap_or_default(),
+            detail,
+            hint,
         })
     }
 
@@ -242,6 +251,7 @@ mod tests {
         assert_eq!(view.severity, Some(Severity::Fatal));
         assert_eq!(view.code, SqlState::CANNOT_CONNECT_NOW);
         assert_eq!(view.message, b"no primary");
+        assert_eq!((view.detail, view.hint), (Some(&b"since 3 s"[..]), Some(&b"wait"[..])));
     }
 
     #[test]
