@@ -330,7 +330,12 @@ fn tables_have_the_codes_words() {
         readme.table("What pins a session"),
         PinReason::ALL.map(PinReason::as_str)
     );
-    for code in readme.table("What a failover looks like to a client") {
+    let refusals = Document::read("docs/console.md").table("What SWITCHOVER answers");
+    for code in readme
+        .table("What a failover looks like to a client")
+        .into_iter()
+        .chain(refusals)
+    {
         let named = SqlState::NAMED.iter().any(|(state, _)| state.as_str() == code);
         assert!(named, "pgsluice knows no SQLSTATE {code}");
     }
