@@ -59,7 +59,7 @@ impl Table {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     code: String,
-    message: String,
+    pub(super) message: String,
     detail: Option<String>,
     hint: Option<String>,
 }

@@ -61,19 +61,16 @@ fn switchover_statement(to: Option<&str>) -> String {
 
 /// The row of a switchover as sentences.
 fn told(table: &Table) -> Option<String> {
-    let (node, timeline, took) = (
-        table.first("node")?,
-        table.first("timeline")?,
-        table.first("took_seconds")?,
-    );
-    let cut = match table.first("cut_transactions")? {
-        "0" => "no transaction was cut".to_owned(),
-        "1" => "1 transaction was cut".to_owned(),
-        count => format!("{count} transactions were cut"),
+    let (node, timeline) = (table.first("primary")?, table.first("timeline")?);
+    let (previous, held) = (table.first("previous")?, table.first("held_seconds")?);
+    let ended = match table.first("ended_transactions")? {
+        "0" => "no transaction had to be ended".to_owned(),
+        "1" => "1 transaction had to be ended".to_owned(),
+        count => format!("{count} transactions had to be ended"),
     };
     Some(
         plain(&format!(
-            "{node} is the primary, on timeline {timeline}; it took {took} s, and {cut}"
+            "{node} has taken over from {previous}, on timeline {timeline}; writes waited for {held} s, and {ended}"
         )) + "\n",
     )
 }
@@ -93,7 +90,7 @@ fn warnings(reply: &Reply) -> String {
     reply
         .notices
         .iter()
-        .map(|notice| format!("warning: {notice}\n"))
+        .map(|notice| format!("warning: {}\n", plain(&notice.message)))
         .collect()
 }
 
@@ -217,17 +214,22 @@ mod tests {
         assert_eq!(switchover_statement(None), "SWITCHOVER");
         assert_eq!(switchover_statement(Some("a\"b:1")), "SWITCHOVER TO \"a\"\"b:1\"");
         let row = |cut: &str| Table {
-            columns: ["node", "timeline", "took_seconds", "cut_transactions"]
+            columns: ["primary", "previous", "timeline", "held_seconds", "ended_transactions"]
                 .map(str::to_owned)
                 .to_vec(),
-            rows: vec![["node2", "3", "1.25", cut].map(|cell| Some(cell.to_owned())).to_vec()],
+            rows: vec![
+                ["node2", "node1", "3", "1.25", cut]
+                    .map(|cell| Some(cell.to_owned()))
+                    .to_vec(),
+            ],
         };
         for (cut, expected) in [
-            ("0", "no transaction was cut"),
-            ("1", "1 transaction was cut"),
-            ("12", "12 transactions were cut"),
+            ("0", "no transaction had to be ended"),
+            ("1", "1 transaction had to be ended"),
+            ("12", "12 transactions had to be ended"),
         ] {
-            let sentence = format!("node2 is the primary, on timeline 3; it took 1.25 s, and {expected}\n");
+            let sentence =
+                format!("node2 has taken over from node1, on timeline 3; writes waited for 1.25 s, and {expected}\n");
             assert_eq!(told(&row(cut)), Some(sentence));
         }
         assert_eq!(told(&Table::default()), None);

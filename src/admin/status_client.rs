@@ -3,9 +3,14 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::header::{ACCEPT, HOST};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
 use super::status::Status;
-use crate::config::ApiUrl;
-use crate::wire::http_client::{Get, HttpError};
 
 /// For connecting, asking and reading together.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,48 +52,68 @@ pub enum FetchError {
 
 /// The status of the proxy whose `[admin] http` is at this URL, such as `http://127.0.0.1:9432`, with or without `/status`.
 pub async fn fetch(url: &str) -> Result<Status, FetchError> {
-    let url = api_url(url).ok_or_else(|| FetchError::Url { url: url.to_owned() })?;
-    match tokio::time::timeout(TIMEOUT, ask(&url)).await {
+    let authority = authority(url).ok_or_else(|| FetchError::Url { url: url.to_owned() })?;
+    match tokio::time::timeout(TIMEOUT, ask(&authority)).await {
         Ok(result) => result,
-        Err(_) => Err(FetchError::Timeout {
-            address: url.address.to_string(),
-        }),
+        Err(_) => Err(FetchError::Timeout { address: authority }),
     }
 }
 
-/// A URL that can be asked.
-fn api_url(url: &str) -> Option<ApiUrl> {
+/// Host and port of a URL that can be asked.
+fn authority(url: &str) -> Option<String> {
     let with_scheme = if url.contains("://") {
         url.to_owned()
     } else {
         format!("http://{url}")
     };
-    let mut url: ApiUrl = with_scheme.parse().ok()?;
-    let fits = !url.encrypted && matches!(&*url.prefix, "" | "/status");
-    url.prefix.clear();
-    fits.then_some(url)
+    let uri: Uri = with_scheme.parse().ok()?;
+    let fits = uri.scheme_str() == Some("http") && matches!(uri.path(), "/" | "/status") && uri.query().is_none();
+    let (host, port) = (
+        uri.host().filter(|host| !host.is_empty())?,
+        uri.port_u16().unwrap_or(80),
+    );
+    fits.then(|| format!("{host}:{port}"))
 }
 
-async fn ask(url: &ApiUrl) -> Result<Status, FetchError> {
-    let address = url.address.to_string();
-    let get = Get {
-        url,
-        path: "/status",
-        token: None,
-        tls: None,
+async fn ask(authority: &str) -> Result<Status, FetchError> {
+    let address = || authority.to_owned();
+    let unusual = |reason: String| FetchError::Answer {
+        address: address(),
+        reason,
     };
-    let body = match get.fetch(MAX_BYTES).await {
-        Ok(body) => body,
-        Err(HttpError::Connect(source)) => return Err(FetchError::Connect { address, source }),
-        Err(error) => {
-            let reason = error.to_string();
-            return Err(FetchError::Answer { address, reason });
+    let socket = TcpStream::connect(authority)
+        .await
+        .map_err(|source| FetchError::Connect {
+            address: address(),
+            source,
+        })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(|error| unusual(error.to_string()))?;
+    let request = Request::get("/status")
+        .header(HOST, authority)
+        .header(ACCEPT, "application/json")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| unusual(error.to_string()))?;
+    let exchange = async {
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| unusual(error.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
+        let body = body.map_err(|error| unusual(error.to_string()))?.to_bytes();
+        if status != StatusCode::OK {
+            return Err(unusual(format!("HTTP {status}")));
         }
+        serde_json::from_slice(&body).map_err(|error| unusual(format!("no status in it: {error}")))
     };
-    serde_json::from_slice(&body).map_err(|error| FetchError::Answer {
-        address,
-        reason: format!("no status in it: {error}"),
-    })
+    // The connection does the reading and writing for the exchange, and has nothing left to do after it.
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        result = &mut exchange => result,
+        _ = connection => exchange.await,
+    }
 }
 
 #[cfg(test)]
@@ -109,8 +134,7 @@ mod tests {
             ("http://", None),
             ("", None),
         ] {
-            let address = api_url(url).map(|url| url.address.to_string());
-            assert_eq!(address.as_deref(), expected, "{url}");
+            assert_eq!(authority(url).as_deref(), expected, "{url}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::reload::Reloaded;
 use crate::admin::console::Operator;
 use crate::admin::http::AdminSource;
 use crate::admin::status::Status;
-use crate::cluster::{Switched, SwitchoverError};
+use crate::cluster::Switched;
 use crate::config::Config;
 use crate::session::worker::Shared;
 use crate::wire::error_response::ErrorFields;
@@ -68,12 +68,6 @@ impl Operator for ProxyOperator {
 
     async fn switchover(&self, to: Option<&str>) -> Result<Switched, ErrorFields> {
         let switched = self.shared.cluster.switch_over(to).await;
-        switched.map_err(|error| {
-            let told = ErrorFields::error(error.sqlstate(), error.to_string());
-            match error {
-                SwitchoverError::Uncertain(_) => told.with_hint("SHOW NODES tells who leads."),
-                _ => told.with_hint("The primary goes on as before."),
-            }
-        })
+        switched.map_err(|error| ErrorFields::error(error.sqlstate(), error.to_string()))
     }
 }

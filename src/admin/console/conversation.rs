@@ -92,7 +92,7 @@ enum Progress {
 /// What a command has come to.
 struct Answer {
     rows: Vec<Row>,
-    warnings: Vec<ErrorFields>,
+    warnings: Vec<String>,
 }
 
 impl<O: Operator> Conversation<O> {
@@ -184,7 +184,7 @@ impl<O: Operator> Conversation<O> {
         }
         for command in commands {
             let answer = self.carry_out(&command, interruption).await?;
-            put_warning(&answer, out);
+            put_warnings(&answer, out);
             let columns = show::columns(&command);
             if !columns.is_empty() {
                 put_columns(out, columns, &[]);
@@ -285,7 +285,7 @@ impl<O: Operator> Conversation<O> {
             Progress::Fetching(rows) => rows,
             Progress::Unrun => {
                 let answer = self.carry_out(&command, interruption).await?;
-                put_warning(&answer, out);
+                put_warnings(&answer, out);
                 answer.rows.into_iter()
             }
         };
@@ -328,13 +328,14 @@ impl<O: Operator> Conversation<O> {
             Command::Reload => {
                 let operator = Arc::clone(&self.operator);
                 let unchanged = to_its_end(async move { operator.reload().await }, interruption).await?;
-                Ok(Answer {
-                    rows: Vec::new(),
-                    warnings: (!unchanged.is_empty())
-                        .then(|| needs_restart(&unchanged))
-                        .into_iter()
-                        .collect(),
-                })
+                let mut answer = Answer::of(Vec::new());
+                if !unchanged.is_empty() {
+                    let keys = unchanged.join(", ");
+                    answer
+                        .warnings
+                        .push(format!("these need a restart, and stay as they were: {keys}"));
+                }
+                Ok(answer)
             }
             Command::Switchover(to) => {
                 let to = to.as_ref().map(|name| self.node(name)).transpose()?;
@@ -342,10 +343,9 @@ impl<O: Operator> Conversation<O> {
                 let operator = Arc::clone(&self.operator);
                 let work = async move { operator.switchover(to.as_deref()).await };
                 let switched = to_its_end(work, interruption).await?;
-                let warning = |text: &String| ErrorFields::new(Severity::Warning, SqlState::WARNING, text.clone());
                 Ok(Answer {
                     rows: vec![show::switched(&switched)],
-                    warnings: switched.warnings.iter().map(warning).collect(),
+                    warnings: switched.warnings,
                 })
             }
             Command::Courtesy(tag) => {
@@ -390,14 +390,9 @@ async fn to_its_end<T: Send + 'static>(
     }
 }
 
-fn needs_restart(keys: &[&str]) -> ErrorFields {
-    let message = format!("these need a restart, and stay as they were: {}", keys.join(", "));
-    ErrorFields::new(Severity::Warning, SqlState::WARNING, message)
-}
-
-fn put_warning(answer: &Answer, out: &mut Vec<u8>) {
+fn put_warnings(answer: &Answer, out: &mut Vec<u8>) {
     for warning in &answer.warnings {
-        warning.encode_notice(out);
+        ErrorFields::new(Severity::Warning, SqlState::WARNING, warning.clone()).encode_notice(out);
     }
 }
 

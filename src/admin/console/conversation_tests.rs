@@ -65,7 +65,7 @@ impl Operator for Fake {
                 timeline: Timeline(7),
                 held: Duration::from_millis(1500),
                 ended: 3,
-                warnings: Vec::new(),
+                warnings: vec!["node1 runs on".to_owned()],
             }),
         }
     }
@@ -187,8 +187,11 @@ async fn a_text_is_answered_statement_by_statement_up_to_the_first_error() {
             "T D:pgsluice 1.2.3 C:SHOW C:BEGIN T D:pgsluice 1.2.3 C:SHOW Z:I",
         ),
         ("reload", "N:01000 C:RELOAD Z:I"),
-        ("switchover", "T D:node2|7|1.5|3 C:SWITCHOVER Z:I"),
-        ("switchover to NODE2", "T D:node2|7|1.5|3 C:SWITCHOVER Z:I"),
+        ("switchover", "N:01000 T D:node2|node1|7|1.5|3 C:SWITCHOVER Z:I"),
+        (
+            "switchover to NODE2",
+            "N:01000 T D:node2|node1|7|1.5|3 C:SWITCHOVER Z:I",
+        ),
         ("switchover to node1; reload", "E:55000 Z:I"),
         (
             "show version; switchover to node3",
@@ -282,7 +285,7 @@ async fn values_come_in_binary_where_that_is_asked_for() {
     let took = String::from_utf8_lossy(&1.5_f64.to_be_bytes()).into_owned();
     assert_eq!(
         told,
-        format!("1 2 D:node2|\0\0\0\0\0\0\0\x07|{took}|\0\0\0\0\0\0\0\x03 C:SWITCHOVER Z:I")
+        format!("1 2 N:01000 D:node2|node1|\0\0\0\0\0\0\0\x07|{took}|\0\0\0\0\0\0\0\x03 C:SWITCHOVER Z:I")
     );
 }
 

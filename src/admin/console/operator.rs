@@ -19,6 +19,6 @@ pub trait Operator: Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Result<Vec<&'static str>, ErrorFields>> + Send;
 
     /// Makes another node the primary: `to`, which is one of the nodes' names, or whichever fits best. The console doesn't drop it before
-    /// it is done, whatever becomes of the client. Bounded in time.
+    /// it is done, whatever becomes of the client; so it must end by itself.
     fn switchover(&self, to: Option<&str>) -> impl Future<Output = Result<Switched, ErrorFields>> + Send;
 }

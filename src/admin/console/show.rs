@@ -43,7 +43,8 @@ const POOLS: &[Column<'_>] = &[
 const VERSION: &[Column<'_>] = &[Column::new("version", Type::Text)];
 
 const SWITCHOVER: &[Column<'_>] = &[
-    Column::new("node", Type::Text),
+    Column::new("primary", Type::Text),
+    Column::new("previous", Type::Text),
     Column::new("timeline", Type::Int8),
     Column::new("held_seconds", Type::Float8),
     Column::new("ended_transactions", Type::Int8),
@@ -111,6 +112,7 @@ fn pool(pool: &PoolStatus, config: &Config) -> Row {
 pub(super) fn switched(switched: &Switched) -> Row {
     vec![
         Value::text(switched.to.to_string()),
+        Value::text(switched.from.to_string()),
         Value::count(switched.timeline.0),
         Value::Float8(switched.held.as_millis() as f64 / 1000.0),
         Value::count(switched.ended),
@@ -201,7 +203,8 @@ mod tests {
             ended: 1,
             warnings: Vec::new(),
         });
-        assert_eq!(by_name(SWITCHOVER, &row, "node"), Value::text("node2"));
+        assert_eq!(by_name(SWITCHOVER, &row, "primary"), Value::text("node2"));
+        assert_eq!(by_name(SWITCHOVER, &row, "previous"), Value::text("node1"));
         assert_eq!(by_name(SWITCHOVER, &row, "timeline"), Value::Int8(2));
         assert_eq!(by_name(SWITCHOVER, &row, "held_seconds"), Value::Float8(1.234));
         assert_eq!(by_name(SWITCHOVER, &row, "ended_transactions"), Value::Int8(1));
