@@ -8,11 +8,14 @@ mod set;
 mod set_config;
 mod transaction;
 
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 
 use super::SqlContext;
 use super::class::{Access, Reason};
 use super::effects::{Effect, PinReason};
+use super::lexer::Kind;
 use super::names::{Catalog, FunctionRoute};
 use super::statement::Statement;
 
@@ -201,7 +204,11 @@ fn head(statement: &Statement<'_>) -> (usize, Command) {
     let parentheses = (0..statement.len())
         .take_while(|&index| statement.is_punct(index, b'('))
         .count();
-    let word = statement.identifier(parentheses);
+    // In quotes it is a name, with which no statement begins.
+    let word = match statement.kind(parentheses) {
+        Some(Kind::Word) => statement.identifier(parentheses),
+        _ => Cow::Borrowed(""),
+    };
     let command = COMMANDS
         .binary_search_by(|(name, _)| (*name).cmp(word.as_ref()))
         .map_or(Command::Unknown, |found| COMMANDS[found].1);
