@@ -7,9 +7,11 @@
 mod census;
 mod dns;
 mod hearsay;
+mod kubernetes;
 mod merge;
 mod patroni;
 mod replication;
+mod slices;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use tokio::time::{sleep, sleep_until};
 use super::probe_connection::Target;
 use crate::config::{Discovery, MAX_NODES, NodeConfig};
 use dns::Dns;
+use kubernetes::Kubernetes;
 use merge::{Answer, Merge, SourceId};
 use patroni::Patroni;
 use replication::Servers;
@@ -92,6 +95,16 @@ fn start(
         let id = Heard::add(&mut sources, "patroni".to_owned());
         let patroni = Patroni::new(settings.clone(), Arc::clone(&search.ask_nodes));
         tasks.spawn(poll(patroni, id, discovery.interval, tell.clone()));
+    }
+    if let Some(settings) = &discovery.kubernetes {
+        let kubernetes = Kubernetes {
+            settings: settings.clone(),
+            interval: discovery.interval,
+            id: Heard::add(&mut sources, "kubernetes".to_owned()),
+            tell: tell.clone(),
+            environment: |name| std::env::var(name).ok(),
+        };
+        tasks.spawn(kubernetes.run());
     }
     for name in &discovery.dns {
         let id = Heard::add(&mut sources, format!("dns {name}"));
