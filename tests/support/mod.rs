@@ -79,12 +79,19 @@ impl Proxy {
 
     /// Serves what `config` says, from a folder of its own in `parent`; ready when so many nodes serve.
     pub fn serve(parent: &Path, config: &str, nodes: usize) -> Proxy {
+        Proxy::serve_by(&[], parent, config, nodes)
+    }
+
+    /// As [`Proxy::serve`], by a program with arguments that in the end becomes the proxy.
+    pub fn serve_by(before: &[&str], parent: &Path, config: &str, nodes: usize) -> Proxy {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = parent.join(format!("proxy-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&dir).expect("a folder for the proxy");
         fs::write(dir.join("pgsluice.toml"), config).expect("the proxy's configuration");
         let log = File::create(dir.join("log")).expect("the proxy's log");
-        let child = Command::new(env!("CARGO_BIN_EXE_pgsluice"))
+        let mut words = before.iter().copied().chain([env!("CARGO_BIN_EXE_pgsluice")]);
+        let child = Command::new(words.next().expect("a program"))
+            .args(words)
             .arg("serve")
             .arg("-c")
             .arg(dir.join("pgsluice.toml"))
