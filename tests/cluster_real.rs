@@ -274,6 +274,7 @@ impl Lab {
                 trigger_file: None,
                 promote: Promote::Auto,
                 hold_timeout: PATIENCE,
+                stale_reads: config::StaleReads::Deny,
                 switchover_timeout: Duration::from_secs(2),
                 hold_max: 10,
                 candidate: None,

@@ -997,3 +997,38 @@ async fn a_promotion_beside_a_living_primary_moves_the_writes_and_fences_it() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_primary_reads_are_as_old_as_is_allowed_or_wait() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let with = |stale_reads: &str| {
+        let sections = format!(
+            "[routing]\nmax_lag = \"2s\"\n[failover]\nstale_reads = \"{stale_reads}\"\nhold_timeout = \"500ms\"\n"
+        );
+        Proxy::with(&lab, &sections)
+    };
+    let proxies = [with("allow"), with("deny"), with("1h")];
+    let mut clients = Vec::new();
+    for proxy in &proxies {
+        clients.push(proxy.client().await);
+    }
+    clients[0]
+        .batch_execute("create table t as select 1 as n")
+        .await
+        .expect("a table");
+    until_replayed(&lab);
+    lab.stop("node1", StopMode::Fast, &mut Quiet).expect("stopped");
+    for proxy in &proxies {
+        eventually("the loss is noticed", || proxy.status().primary.is_none());
+    }
+    // Older than any standby may be while there is a primary.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut told = Vec::new();
+    for client in &clients {
+        let row = client.query_one("select n from t", &[]).await;
+        told.push(row.map(|row| row.get::<_, i32>(0)).map_err(|error| sqlstate(&error)));
+    }
+    assert_eq!(told, [Ok(1), Err("57P03".to_owned()), Ok(1)]);
+    let serving = proxies.each_ref().map(|proxy| proxy.node("node2").serving);
+    assert_eq!(serving, [true, false, true]);
+}

@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::discovery::discovery;
 use super::file::{Document, ListedTable};
 use super::keys::{self, nearest, quoted};
 use super::problem::{ConfigErrors, Place, Unfit};
 use super::reader::Reader;
-use super::units::{parse_address, parse_listen, show_duration};
+use super::units::{parse_address, parse_duration, parse_listen, show_duration};
 use super::{
     Admin, Auth, AuthMethod, Cluster, Config, Consistency, Discovery, Failover, Listen, ListenTls, MAX_NODES, Monitor,
     NodeAddress, NodeConfig, NodeTls, Pool, PoolMode, Promote, ReadFromPrimary, RoutePreference, Routing,
-    RoutingDefault, RoutingMode, Secret, SslMode,
+    RoutingDefault, RoutingMode, Secret, SslMode, StaleReads,
 };
 
 /// Checks everything, whatever is found on the way. `folder` is where relative paths start.
@@ -25,10 +26,11 @@ pub(super) fn check(document: Document, folder: &Path) -> Result<Config, ConfigE
     let (nodes, defaults): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| table.list == keys::NODE);
     let cluster = cluster(&mut reader, nodes, folder);
     let monitor = monitor(&mut reader);
+    let routing = routing(&mut reader, &monitor, defaults, folder);
     let config = Config {
         pool: pool(&mut reader),
-        routing: routing(&mut reader, &monitor, defaults, folder),
-        failover: failover(&mut reader, &cluster),
+        failover: failover(&mut reader, &cluster, routing.max_lag),
+        routing,
         admin: admin(&mut reader),
         listen,
         cluster,
@@ -384,7 +386,27 @@ fn routing_defaults(reader: &mut Reader<'_>, tables: Vec<ListedTable>, folder: &
     defaults
 }
 
-fn failover(reader: &mut Reader<'_>, cluster: &Cluster) -> Failover {
+fn stale_reads(reader: &mut Reader<'_>, max_lag: Duration) -> StaleReads {
+    const KEY: &str = "failover.stale_reads";
+    match reader.text(KEY).as_deref() {
+        None => StaleReads::UpTo(max_lag),
+        Some("allow") => StaleReads::Allow,
+        Some("deny") => StaleReads::Deny,
+        Some(text) => match parse_duration(text) {
+            Ok(bound) => StaleReads::UpTo(bound),
+            Err(_) => {
+                let unfit = Unfit::new(format!("{text:?} is neither \"allow\" nor \"deny\" nor a duration"));
+                reader.refuse(
+                    KEY,
+                    unfit.suggest("write it like \"30s\" to let reads be as old as that"),
+                );
+                StaleReads::UpTo(max_lag)
+            }
+        },
+    }
+}
+
+fn failover(reader: &mut Reader<'_>, cluster: &Cluster, max_lag: Duration) -> Failover {
     const CANDIDATE: &str = "failover.candidate";
     let candidate = reader.text(CANDIDATE);
     let names: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -403,6 +425,7 @@ fn failover(reader: &mut Reader<'_>, cluster: &Cluster) -> Failover {
         trigger_file: reader.file("failover.trigger_file"),
         promote: reader.choice("failover.promote", Promote::from_name),
         hold_timeout: reader.duration("failover.hold_timeout"),
+        stale_reads: stale_reads(reader, max_lag),
         switchover_timeout: reader.duration("failover.switchover_timeout"),
         hold_max: reader.count("failover.hold_max"),
         candidate,

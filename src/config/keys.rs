@@ -227,6 +227,8 @@ keys! {
         "Name of the node to promote.";
     "failover.hold_timeout": Span(Duration::ZERO, HOUR), Is("10s"),
         "How long a statement that needs a primary waits for one; then it fails with 57P03.";
+    "failover.stale_reads": Text, Means("`routing.max_lag`"),
+        "How old what standbys answer may be while there is no primary: a duration, `allow` (any age), or `deny` (reads wait).";
     "failover.switchover_timeout": Span(Duration::ZERO, HOUR), Is("5s"),
         "How long a switchover waits for transactions under way, before it ends them; at most half of `hold_timeout`.";
     "failover.hold_max": Count(0, 1_000_000), Is("1000"),

@@ -449,12 +449,25 @@ pub struct Failover {
     pub promote: Promote,
     /// How long a statement that needs a primary waits for one.
     pub hold_timeout: Duration,
+    /// How old reads may be while there is no primary.
+    pub stale_reads: StaleReads,
     /// How long a switchover waits for transactions under way before it ends them; no longer than half of `hold_timeout`.
     pub switchover_timeout: Duration,
     /// Statements that may wait at once; the next one gets 57P03 at once.
     pub hold_max: usize,
     /// The node (by name) to promote; `None` is the most advanced standby.
     pub candidate: Option<String>,
+}
+
+/// What standbys may answer while there is no primary to compare them with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaleReads {
+    /// Anything, however old it is.
+    Allow,
+    /// Nothing: reads wait like writes.
+    Deny,
+    /// What is no older than this.
+    UpTo(Duration),
 }
 
 /// Who promotes when the trigger file appears.

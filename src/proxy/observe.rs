@@ -12,7 +12,7 @@ use crate::admin::http::AdminSource;
 use crate::admin::status::{ClientCounts, ConnectionCounts, NodeStatus, PoolStatus, Role, Status};
 use crate::cluster::{NodeRole, NodeState, RoutingTable, Serving};
 use crate::metrics;
-use crate::route::usable_lag;
+use crate::route::{age_limit, usable_lag};
 use crate::session::worker::Shared;
 
 /// Looks at the proxy when asked.
@@ -132,8 +132,10 @@ impl Observer {
 
     /// Whether the node is sent statements as things are.
     fn serves(&self, node: &NodeState, now: Instant) -> bool {
-        let max_lag = self.shared.config.load().routing.max_lag;
-        node.role == NodeRole::Primary || usable_lag(node, max_lag, now).is_some()
+        let config = self.shared.config.load();
+        let table = self.shared.cluster.table();
+        let limit = age_limit(&table, config.routing.max_lag, config.failover.stale_reads);
+        node.role == NodeRole::Primary || usable_lag(node, limit, now).is_some()
     }
 
     /// The pools that have or want a connection.

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use super::balancer::{Candidate, Load, power_of_two};
 use super::consistency::{History, floor};
 use super::reason::RouteReason;
-use crate::cluster::{Epoch, NodeId, NodeRole, NodeState, Position, Reach, RoutingTable, ServerIdentity, Serving};
-use crate::config::{Consistency, ReadFromPrimary};
+use crate::cluster::{
+    Epoch, NoPrimary, NodeId, NodeRole, NodeState, Position, Reach, RoutingTable, ServerIdentity, Serving,
+};
+use crate::config::{Consistency, ReadFromPrimary, StaleReads};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Rules {
     pub consistency: Consistency,
     /// A standby that lags further gets nothing.
     pub max_lag: Duration,
+    /// How old it may be while there is no primary.
+    pub stale_reads: StaleReads,
     /// When the primary takes reads.
     pub read_from_primary: ReadFromPrimary,
     /// How long a read waits for a standby that is fresh enough, before the primary takes it.
@@ -140,12 +144,13 @@ pub fn decide(
     if let Want::Primary(reason) = want {
         return primary(reason);
     }
+    let limit = age_limit(table, rules.max_lag, rules.stale_reads);
     if let Want::Node(id) = want {
         let standby = table
             .nodes
             .iter()
             .find(|node| node.id == id && table.primary != Some(id));
-        return match standby.and_then(|node| usable_lag(node, rules.max_lag, now)) {
+        return match standby.and_then(|node| usable_lag(node, limit, now)) {
             Some(_) => go(id, Target::Standby, RouteReason::Signal),
             None => primary(RouteReason::Signal),
         };
@@ -168,7 +173,7 @@ pub fn decide(
     let mut candidates = smallvec::SmallVec::<[Candidate; 8]>::new();
     let mut some_standby = false;
     for node in table.members().take(MOST) {
-        let Some(lag) = usable_lag(node, rules.max_lag, now).filter(|_| avoid != Some(node.id)) else {
+        let Some(lag) = usable_lag(node, limit, now).filter(|_| avoid != Some(node.id)) else {
             continue;
         };
         some_standby = true;
@@ -232,16 +237,32 @@ fn no_candidate(some_standby: bool) -> RouteReason {
     }
 }
 
-/// The lag of a standby that takes reads; `None` if it takes none.
+/// How old what a standby answers may be; [`Duration::MAX`] is any age, `None` is not at all. While writes move on purpose there is a primary to
+/// compare with.
+pub fn age_limit(table: &RoutingTable, max_lag: Duration, stale_reads: StaleReads) -> Option<Duration> {
+    let compared = table.primary.is_some() || table.why_no_primary == Some(NoPrimary::SwitchingOver);
+    match stale_reads {
+        _ if compared => Some(max_lag),
+        StaleReads::UpTo(bound) => Some(bound),
+        StaleReads::Allow => Some(Duration::MAX),
+        StaleReads::Deny => None,
+    }
+}
+
+/// The lag of a standby that takes reads by this [`age_limit`]; `None` if it takes none.
 ///
 /// One whose lag can't be measured any more, since the primary is gone or has just come back, still holds what it held: it goes on serving
-/// until that is older than `max_lag`.
-pub fn usable_lag(node: &NodeState, max_lag: Duration, now: Instant) -> Option<Duration> {
+/// until that is older than the limit.
+pub fn usable_lag(node: &NodeState, limit: Option<Duration>, now: Instant) -> Option<Duration> {
     let fit = match node.serving {
         Serving::Serving | Serving::LagUnknown => node.role == NodeRole::Standby && node.weight > 0,
         Serving::Lagging | Serving::OtherTimeline | Serving::Fenced | Serving::Foreign | Serving::Unreachable => false,
     };
-    node.lag(now).filter(|lag| fit && *lag <= max_lag)
+    let limit = limit.filter(|_| fit)?;
+    match node.lag(now) {
+        Some(lag) => Some(lag).filter(|lag| *lag <= limit),
+        None => (limit == Duration::MAX).then_some(Duration::ZERO),
+    }
 }
 
 #[cfg(test)]
@@ -265,10 +286,49 @@ mod tests {
         table
     }
 
+    #[test]
+    fn without_a_primary_reads_are_as_old_as_they_may_be() {
+        let now = Instant::now();
+        let mut table = table(now);
+        let take = |table: &RoutingTable, stale_reads| {
+            let rules = Rules {
+                stale_reads,
+                ..rules(Consistency::Eventual)
+            };
+            let idle = |_| Load::default();
+            decide(Want::Read, &rules, &History::default(), table, idle, None, now, 0)
+        };
+        let second = Duration::from_secs(1);
+        let is_read = |decision| {
+            matches!(
+                decision,
+                Decision::Go(Route {
+                    target: Target::Standby,
+                    ..
+                })
+            )
+        };
+        // With a primary it is lag that counts, and so it is while the writes move.
+        assert!(is_read(take(&table, StaleReads::Deny)));
+        (table.primary, table.why_no_primary) = (None, Some(NoPrimary::SwitchingOver));
+        assert!(is_read(take(&table, StaleReads::Deny)));
+        table.why_no_primary = Some(NoPrimary::Unreachable(NodeId(0)));
+        assert_eq!(take(&table, StaleReads::Deny), Decision::AwaitPrimary);
+        assert!(is_read(take(&table, StaleReads::UpTo(second))));
+        assert_eq!(take(&table, StaleReads::UpTo(second / 2)), Decision::AwaitPrimary);
+        assert!(is_read(take(&table, StaleReads::Allow)));
+        // Nothing is known of its age.
+        table.nodes[1].durable_as_of = None;
+        table.nodes[1].serving = Serving::LagUnknown;
+        assert!(is_read(take(&table, StaleReads::Allow)));
+        assert_eq!(take(&table, StaleReads::UpTo(second * 1000)), Decision::AwaitPrimary);
+    }
+
     fn rules(consistency: Consistency) -> Rules {
         Rules {
             consistency,
             max_lag: Duration::from_secs(10),
+            stale_reads: StaleReads::UpTo(Duration::from_secs(10)),
             read_from_primary: ReadFromPrimary::Fallback,
             wait_for_standby: Duration::ZERO,
             position: None,

@@ -9,5 +9,5 @@ pub mod consistency;
 pub mod decide;
 pub mod reason;
 
-pub use decide::{Decision, Route, Target, Want, decide, usable_lag};
+pub use decide::{Decision, Route, Target, Want, age_limit, decide, usable_lag};
 pub use reason::RouteReason;

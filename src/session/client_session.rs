@@ -144,6 +144,7 @@ pub fn rules(config: &Config) -> Rules {
     Rules {
         consistency: config.routing.consistency,
         max_lag: config.routing.max_lag,
+        stale_reads: config.failover.stale_reads,
         read_from_primary: config.routing.read_from_primary,
         wait_for_standby: config.routing.wait_for_standby,
         position: None,

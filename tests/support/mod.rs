@@ -122,9 +122,9 @@ impl Proxy {
                 return false;
             };
             (proxy.port, proxy.admin) = (clients.port(), admin);
-            proxy.try_status().is_some_and(|status| {
-                status.primary.is_some() && status.nodes.iter().filter(|node| node.serving).count() == nodes
-            })
+            proxy
+                .try_status()
+                .is_some_and(|status| status.nodes.iter().filter(|node| node.serving).count() == nodes)
         });
         proxy
     }
