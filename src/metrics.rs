@@ -146,6 +146,8 @@ table! {
         "The node's timeline.";
     REPLAY_LAG_SECONDS = Gauge "pgsluice_replay_lag_seconds" (Seconds) ["node"]
         "Age of the newest state that the standby is known to hold; NaN while unknown.";
+    DISCOVERY_SOURCE_UP = Gauge "pgsluice_discovery_source_up" (Flag) ["source"]
+        "The source of nodes has answered when it was last asked; while it doesn't, the nodes that it named stay.";
     FRESHNESS_SECONDS = Gauge "pgsluice_freshness_seconds" (Seconds) ["node"]
         "Age of the newest moment of which the standby is known to hold every commit, as read_your_writes looks at it; NaN while unknown.";
     REPLAY_LAG_BYTES = Gauge "pgsluice_replay_lag_bytes" (Bytes) ["node"]

@@ -37,6 +37,105 @@ fn environment(variables: &'static [(&'static str, &'static str)]) -> Environmen
 }
 
 #[test]
+fn nodes_may_be_left_out_where_others_know_them() {
+    let text = "[cluster.discovery]\ndns = [\"db.example.com:5432\"]\npatroni = [\"http://db1:8008\", \"https://db2:8008/\"]\n\
+                from_primary = true\nstandby_port = 5433\nforget_after = \"1min\"\ninterval = \"1s\"\n\
+                kubernetes.service = \"pg\"\nkubernetes.namespace = \"db\"\nkubernetes.port = \"5432\"\n";
+    let config = parse(text).unwrap();
+    assert_eq!(config.cluster.nodes, []);
+    let discovery = config.cluster.discovery;
+    assert_eq!(discovery.dns[0].to_string(), "db.example.com:5432");
+    let urls: Vec<String> = discovery
+        .patroni
+        .unwrap()
+        .urls
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(urls, ["http://db1:8008", "https://db2:8008"]);
+    let servers = discovery.servers.unwrap();
+    assert_eq!(
+        (servers.standby_port, servers.forget_after),
+        (Some(5433), Duration::from_secs(60))
+    );
+    let kubernetes = discovery.kubernetes.unwrap();
+    assert_eq!(
+        (kubernetes.service.as_str(), kubernetes.namespace.as_deref()),
+        ("pg", Some("db"))
+    );
+    assert_eq!(
+        kubernetes.account,
+        Path::new("/var/run/secrets/kubernetes.io/serviceaccount")
+    );
+    assert_eq!(discovery.interval, Duration::from_secs(1));
+
+    let discovery = parse(NODES).unwrap().cluster.discovery;
+    assert!(discovery.is_empty());
+    // A candidate may be found later.
+    parse(&format!("{text}[failover]\ncandidate = \"pg-3\"\n")).unwrap();
+    let environment = environment(&[
+        ("PGSLUICE_CLUSTER_DISCOVERY_PATRONI", "http://db1:8008, http://db2:8008"),
+        ("PGSLUICE_CLUSTER_DISCOVERY_FROM_PRIMARY", "on"),
+    ]);
+    let overrides = Overrides {
+        environment,
+        ..Overrides::default()
+    };
+    let discovery = Config::from_overrides(&overrides).unwrap().cluster.discovery;
+    assert_eq!(discovery.names(), ["patroni", "servers"]);
+}
+
+#[test]
+fn sources_that_cannot_be_asked_are_refused() {
+    let section = "[cluster.discovery]\n";
+    for (extra, expected) in [
+        (
+            "dns = [\"db\"]",
+            "p.toml:3:8: cluster.discovery.dns: \"db\" has no port; did you mean \"db:5432\"?",
+        ),
+        (
+            "dns = [\"db:1\", \"db:1\"]",
+            "p.toml:3:16: cluster.discovery.dns: \"db:1\" stands there twice",
+        ),
+        (
+            "patroni = [\"db1:8008\"]",
+            "p.toml:3:12: cluster.discovery.patroni: \"db1:8008\" is no URL like http://db1:8008; did you mean \"http://db1:8008\"?",
+        ),
+        (
+            "patroni = [\"http://db1:8008\", \"http://db1:8008/\"]",
+            "p.toml:3:31: cluster.discovery.patroni: \"http://db1:8008/\" stands there twice",
+        ),
+        (
+            "standby_port = 5433",
+            "p.toml:3:1: cluster.discovery.standby_port: means nothing alone; set cluster.discovery.from_primary",
+        ),
+        (
+            "kubernetes.port = \"postgresql\"",
+            "p.toml:3:12: cluster.discovery.kubernetes.port: means nothing alone; set cluster.discovery.kubernetes.service",
+        ),
+        (
+            "kubernetes.service = \"a/b\"",
+            "p.toml:3:12: cluster.discovery.kubernetes.service: \"a/b\" is no name in Kubernetes",
+        ),
+        (
+            "from_primry = true",
+            "p.toml:3:1: cluster.discovery.from_primry: there is no such key; did you mean `from_primary`?",
+        ),
+        (
+            "interval = \"10ms\"",
+            "p.toml:3:1: cluster.discovery.interval: must be from 100ms to 1h, not 10ms",
+        ),
+    ] {
+        assert_eq!(problem(&format!("{section}{extra}\n")), expected);
+    }
+    let alone = problems("[cluster.discovery]\nfrom_primary = true\n");
+    assert!(
+        alone[0].contains("must name at least one node, to ask it for the others"),
+        "{alone:?}"
+    );
+}
+
+#[test]
 fn nodes_are_all_that_must_be_said() {
     let config = parse(NODES).unwrap();
     assert_eq!(config.listen.addresses, ["127.0.0.1:5432".parse().unwrap()]);

@@ -54,6 +54,7 @@ pub use asker::{Asker, Unanswered};
 pub use book::Book;
 use coordinator::{Coordinator, Event, Histories, Watches};
 use discovery::Search;
+pub use discovery::SourceState;
 use knowledge::Knowledge;
 pub use lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
 pub use membership::PLACES;
@@ -78,6 +79,8 @@ struct Watched {
     /// The nodes that the configuration names.
     fixed: watch::Sender<Arc<[NodeConfig]>>,
     book: Book,
+    /// Those who are asked which nodes there are.
+    sources: watch::Sender<Vec<SourceState>>,
     /// None where nobody watches.
     promoter: Option<(Arc<Promoter>, Handle)>,
     _tasks: JoinSet<()>,
@@ -144,7 +147,8 @@ impl Cluster {
         coordinator.begin(&config.cluster.nodes, now);
         tasks.spawn(coordinator.run());
         let (fixed, nodes) = watch::channel(config.cluster.nodes.as_slice().into());
-        let nodes = with_those_found(config, nodes, &targets, &shared, &mut tasks);
+        let sources = watch::Sender::default();
+        let nodes = with_those_found(config, nodes, &targets, &shared, &sources, &mut tasks);
         tasks.spawn(hand_on(nodes, sender.clone()));
         if let Some(path) = &config.cluster.state_file {
             tasks.spawn(state_file::keep(path.clone(), to_write));
@@ -165,6 +169,7 @@ impl Cluster {
             shared,
             fixed,
             book,
+            sources,
             promoter: Some((promoter, Handle::current())),
             _tasks: tasks,
         })))
@@ -176,6 +181,7 @@ impl Cluster {
             shared: Arc::new(Shared::new(table)),
             fixed: watch::Sender::new(Arc::default()),
             book: Book::of(&[]),
+            sources: watch::Sender::default(),
             promoter: None,
             _tasks: JoinSet::new(),
         }))
@@ -189,6 +195,11 @@ impl Cluster {
     /// Where the nodes are. Also those of an id in a table that was just published.
     pub fn book(&self) -> &Book {
         &self.0.book
+    }
+
+    /// Those who are asked which nodes there are, beside the configuration.
+    pub fn sources(&self) -> Vec<SourceState> {
+        self.0.sources.borrow().clone()
     }
 
     /// The configuration names these nodes from now on: new ones are watched, those left out get nothing any more. It is so a moment
@@ -286,6 +297,7 @@ fn with_those_found(
     fixed: watch::Receiver<Arc<[NodeConfig]>>,
     targets: &Targets,
     shared: &Arc<Shared>,
+    sources: &watch::Sender<Vec<SourceState>>,
     tasks: &mut JoinSet<()>,
 ) -> watch::Receiver<Arc<[NodeConfig]>> {
     if config.cluster.discovery.is_empty() {
@@ -299,6 +311,7 @@ fn with_those_found(
         own: config.listen.addresses.clone(),
         login: targets.anywhere().clone(),
         ask_nodes: Arc::new(move || shared.wake_all()),
+        states: sources.clone(),
     };
     tasks.spawn(discovery::follow(search, found));
     nodes

@@ -32,6 +32,15 @@ impl Discovery {
         !self.dns.is_empty() || self.patroni.is_some() || self.kubernetes.is_some()
     }
 
+    /// What the sources are called, in the order in which what they say counts.
+    pub fn names(&self) -> Vec<String> {
+        let patroni = self.patroni.iter().map(|_| "patroni".to_owned());
+        let kubernetes = self.kubernetes.iter().map(|_| "kubernetes".to_owned());
+        let dns = self.dns.iter().map(|name| format!("dns {name}"));
+        let servers = self.servers.iter().map(|_| "servers".to_owned());
+        patroni.chain(kubernetes).chain(dns).chain(servers).collect()
+    }
+
     /// Whether there is anybody to ask.
     pub fn is_empty(&self) -> bool {
         self.servers.is_none() && !self.finds_first_node()

@@ -94,7 +94,9 @@ impl Config {
     /// One line that shows an operator what was understood.
     fn summary(&self) -> String {
         let listen: Vec<String> = self.listen.addresses.iter().map(ToString::to_string).collect();
-        let nodes: Vec<&str> = self.cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+        let mut nodes: Vec<String> = self.cluster.nodes.iter().map(|node| node.name.clone()).collect();
+        let sources = self.cluster.discovery.names();
+        nodes.extend(sources.into_iter().map(|source| format!("those from {source}")));
         format!(
             "ok: listens on {} ({}), nodes {}, {} pools of {}, {} reads up to {} of lag",
             listen.join(", "),

@@ -43,6 +43,11 @@ impl Observer {
             self.set_node_gauges(node, now);
         }
         self.clear_gauges_of_others(&table);
+        for source in self.shared.cluster.sources() {
+            metrics
+                .gauge(metrics::DISCOVERY_SOURCE_UP, &[("source", source.name)])
+                .set(f64::from(u8::from(source.is_up)));
+        }
         metrics.gauge(metrics::ROUTING_EPOCH, &[]).set(table.epoch.0 as f64);
         metrics
             .gauge(metrics::SPLIT_BRAIN, &[])

@@ -21,13 +21,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
+use self::dns::Dns;
 use super::probe_connection::Target;
 use crate::config::{Discovery, MAX_NODES, NodeConfig};
-use dns::Dns;
 use kubernetes::Kubernetes;
 use merge::{Answer, Merge, SourceId};
 use patroni::Patroni;
 use replication::Servers;
+
+/// A source of nodes, as far as others need to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceState {
+    /// What it is called.
+    pub name: String,
+    /// Its last answer was one to go by.
+    pub is_up: bool,
+}
 
 /// Has all nodes asked now what they are.
 pub(super) type AskNodes = Arc<dyn Fn() + Send + Sync>;
@@ -44,6 +53,8 @@ pub(super) struct Search {
     pub(super) login: Target,
     /// For a source that has heard of a change.
     pub(super) ask_nodes: AskNodes,
+    /// Where it is told which sources answer.
+    pub(super) states: watch::Sender<Vec<SourceState>>,
 }
 
 /// The first list waits no longer than this for those who are slow to answer. It waits at all so that a node which several sources
@@ -64,6 +75,7 @@ pub(super) async fn follow(search: Search, nodes: watch::Sender<Arc<[NodeConfig]
         merge: Merge::new(these, search.own, sources.len()),
         sources,
         nodes,
+        states: search.states,
         left_out: 0,
     };
     let deadline = Instant::now() + FIRST_ANSWERS;
@@ -82,44 +94,50 @@ pub(super) async fn follow(search: Search, nodes: watch::Sender<Arc<[NodeConfig]
     }
 }
 
-/// Starts a task for each source, in the order in which their names for a node count; answers them by [`SourceId`].
+/// Starts a task for each source; answers how they did so far, by [`SourceId`].
 fn start(
     search: &Search,
     nodes: &watch::Sender<Arc<[NodeConfig]>>,
     tell: &mpsc::Sender<Report>,
     tasks: &mut JoinSet<()>,
 ) -> Vec<Heard> {
-    let discovery = &search.discovery;
-    let mut sources = Vec::new();
-    if let Some(settings) = &discovery.patroni {
-        let id = Heard::add(&mut sources, "patroni".to_owned());
+    let Discovery {
+        patroni,
+        kubernetes,
+        dns,
+        servers,
+        interval,
+    } = &search.discovery;
+    let (interval, tell) = (*interval, || tell.clone());
+    // As `Discovery::names` has them.
+    let mut ids = (0..).map(SourceId);
+    let mut next = || ids.next().expect("there are more numbers than sources");
+    if let Some(settings) = patroni {
         let patroni = Patroni::new(settings.clone(), Arc::clone(&search.ask_nodes));
-        tasks.spawn(poll(patroni, id, discovery.interval, tell.clone()));
+        tasks.spawn(poll(patroni, next(), interval, tell()));
     }
-    if let Some(settings) = &discovery.kubernetes {
+    if let Some(settings) = kubernetes {
         let kubernetes = Kubernetes {
             settings: settings.clone(),
-            interval: discovery.interval,
-            id: Heard::add(&mut sources, "kubernetes".to_owned()),
-            tell: tell.clone(),
+            interval,
+            id: next(),
+            tell: tell(),
             environment: |name| std::env::var(name).ok(),
         };
         tasks.spawn(kubernetes.run());
     }
-    for name in &discovery.dns {
-        let id = Heard::add(&mut sources, format!("dns {name}"));
+    for name in dns {
         let dns = Dns {
             name: name.clone(),
             resolver: dns::System,
         };
-        tasks.spawn(poll(dns, id, discovery.interval, tell.clone()));
+        tasks.spawn(poll(dns, next(), interval, tell()));
     }
-    if let Some(settings) = &discovery.servers {
-        let id = Heard::add(&mut sources, "servers".to_owned());
+    if let Some(settings) = servers {
         let servers = Servers::new(settings.clone(), search.login.clone(), nodes.subscribe());
-        tasks.spawn(poll(servers, id, discovery.interval, tell.clone()));
+        tasks.spawn(poll(servers, next(), interval, tell()));
     }
-    sources
+    search.discovery.names().into_iter().map(Heard::nothing_of).collect()
 }
 
 /// What a source has to say: an answer, or why there is none.
@@ -165,12 +183,18 @@ enum HeardState {
 }
 
 impl Heard {
-    fn add(sources: &mut Vec<Heard>, name: String) -> SourceId {
-        sources.push(Heard {
+    fn nothing_of(name: String) -> Heard {
+        Heard {
             name,
             state: HeardState::Nothing,
-        });
-        SourceId(sources.len() - 1)
+        }
+    }
+
+    fn state(&self) -> SourceState {
+        SourceState {
+            name: self.name.clone(),
+            is_up: self.state == HeardState::Nodes,
+        }
     }
 
     fn take(&mut self, answer: &Result<Answer, String>) {
@@ -203,6 +227,7 @@ struct List {
     merge: Merge,
     sources: Vec<Heard>,
     nodes: watch::Sender<Arc<[NodeConfig]>>,
+    states: watch::Sender<Vec<SourceState>>,
     left_out: usize,
 }
 
@@ -216,6 +241,9 @@ impl List {
         if let Some(heard) = self.sources.get_mut(source.0) {
             heard.take(&answer);
         }
+        let states: Vec<SourceState> = self.sources.iter().map(Heard::state).collect();
+        self.states
+            .send_if_modified(|before| std::mem::replace(before, states.clone()) != states);
         match answer {
             Ok(answer) => self.merge.take(source, &answer, Instant::now()),
             Err(_) => self.merge.take_failure(source),
