@@ -14,6 +14,7 @@ mod fence;
 mod observe;
 mod operate;
 mod reload;
+mod warm;
 mod workers;
 
 use std::io;
@@ -93,9 +94,9 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
     let admin = admin_listener(&config).await?;
     let observer = Arc::new(observe::Observer::new(Arc::clone(&shared), listening.clone(), started));
     let (operator, reloads) = ProxyOperator::new(&shared, &observer);
-    let workers = Workers::start(&shared, &Arc::new(Console::new(Arc::new(operator))))?;
+    let workers = Arc::new(Workers::start(&shared, &Arc::new(Console::new(Arc::new(operator))))?);
 
-    tokio::spawn(fence::run(Arc::clone(&shared)));
+    tokio::spawn(fence::run(Arc::clone(&shared), Arc::clone(&workers)));
     tokio::spawn(reap(Arc::clone(&shared)));
     tokio::spawn(catalog::keep(
         fresh,
@@ -114,7 +115,6 @@ async fn serve(config: Arc<Config>, reread: Reread) -> Result<(), ProxyError> {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
     }
-    let workers = Arc::new(workers);
     let acceptors: Vec<_> = listeners
         .into_iter()
         .map(|listener| tokio::spawn(acceptor::run(listener, Arc::clone(&workers), Arc::clone(&shared))))

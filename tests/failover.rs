@@ -1032,3 +1032,49 @@ async fn without_a_primary_reads_are_as_old_as_is_allowed_or_wait() {
     let serving = proxies.each_ref().map(|proxy| proxy.node("node2").serving);
     assert_eq!(serving, [true, false, true]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_lead_next_has_connections_before_it_leads() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(proxy.client().await);
+    }
+    clients[0]
+        .batch_execute("create table t (pid int)")
+        .await
+        .expect("a table");
+    let write = async |clients: Vec<Client>| {
+        let writes = clients.into_iter().map(|client| {
+            tokio::spawn(async move {
+                let sql = "insert into t select pg_backend_pid() from pg_sleep(0.2)";
+                client.execute(sql, &[]).await.expect("a write");
+                client
+            })
+        });
+        let mut back = Vec::new();
+        for task in writes.collect::<Vec<_>>() {
+            back.push(ended("a write", task).await);
+        }
+        back
+    };
+    let clients = write(clients).await;
+    let connections = |node: &str| proxy.node(node).connections.idle + proxy.node(node).connections.active;
+    assert_eq!((connections("node1"), connections("node2")), (4, 0));
+    until_replayed(&lab);
+    lab.stop("node1", StopMode::Kill, &mut Quiet).expect("stopped");
+    eventually("the standby has connections", || connections("node2") == 4);
+    assert!(proxy.status().primary.is_none());
+    let there = "select string_agg(pid::text, ',' order by pid) from pg_stat_activity \
+                 where backend_type = 'client backend' and pid <> pg_backend_pid() and application_name !~ 'pgsluice'";
+    let before = lab.sql("node2", there).expect("processes");
+    assert_eq!(before.split(',').count(), 4, "{before}");
+    lab.sql("node2", "truncate t").expect_err("it is a standby");
+
+    lab.sql("node2", "select pg_promote()").expect("a promotion");
+    lab.sql("node2", "truncate t").expect("it leads");
+    write(clients).await;
+    let wrote = lab.sql("node2", "select string_agg(pid::text, ',' order by pid) from t");
+    assert_eq!(wrote.expect("processes"), before);
+}

@@ -60,7 +60,7 @@ async fn clients_of_two_proxies_notice_nothing_of_three_switchovers() {
         let row = switch_over(here.port, command).await.expect("a switchover");
         println!("{command}: {row:?} in {:?}", began.elapsed());
         assert!(expected.is_none_or(|expected| row[0] == expected), "{row:?}");
-        assert_eq!(row[3], "0", "transactions were ended: {row:?}");
+        assert_eq!(row[4], "0", "transactions were ended: {row:?}");
         ours.all_go_on();
         theirs.all_go_on();
         for proxy in [&here, &elsewhere] {
@@ -111,7 +111,7 @@ async fn a_transaction_may_end_and_one_that_does_not_is_ended() {
         .expect("it may end");
     let row = ended("the switchover", switchover).await;
     let row = row.expect("a switchover");
-    assert_eq!((&*row[0], &*row[3]), ("node2", "1"), "{row:?}");
+    assert_eq!((&*row[0], &*row[4]), ("node2", "1"), "{row:?}");
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
     ended("the held write", held).await.expect("a write");
     // Told once, on the same connection.

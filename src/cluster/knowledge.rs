@@ -352,6 +352,7 @@ impl Knowledge {
         };
         if let Some(answered) = view.answered() {
             row.server_start = Some(answered.answer.server);
+            row.run_since = view.run_since();
             row.version = Some(answered.answer.version);
             row.round_trip = Some(answered.taken_at.saturating_duration_since(answered.asked_at));
             row.last_seen = Some(answered.taken_at);

@@ -19,6 +19,8 @@ pub struct NodeView {
     /// When the first of the readings in a row, without a failure between them, that say "out of recovery, on this timeline" was
     /// asked for.
     claiming_since: Option<Instant>,
+    /// Since when this run of the server is known: when the answer was there that first told of it.
+    run_since: Option<Instant>,
     /// It is no node any more: nothing that is still heard of it counts.
     departed: bool,
     /// The last timeline that this server was seen to stream. A WAL receiver that reconnects shows none for a while.
@@ -121,6 +123,13 @@ impl NodeView {
         {
             self.streamed = Some((answer.server, timeline));
         }
+        if self
+            .answered
+            .as_ref()
+            .is_none_or(|before| before.answer.server != answer.server)
+        {
+            self.run_since = Some(reading.taken_at);
+        }
         self.failures = 0;
         self.answered = Some(Answered {
             asked_at: reading.asked_at,
@@ -171,6 +180,11 @@ impl NodeView {
     /// The newest success, however long ago.
     pub fn answered(&self) -> Option<&Answered> {
         self.answered.as_ref()
+    }
+
+    /// Since when the run of the server is known that has answered last.
+    pub fn run_since(&self) -> Option<Instant> {
+        self.run_since
     }
 
     /// The newest reading's failure.

@@ -122,6 +122,8 @@ pub struct NodeState {
     pub durable_as_of: Option<Instant>,
     /// Which run of the server was last reached.
     pub server_start: Option<ServerIdentity>,
+    /// Since when this run is known: a connection that was opened later, and lives, is one to it.
+    pub run_since: Option<Instant>,
     /// How long its last answer took.
     pub round_trip: Option<Duration>,
     /// On a standby: bytes of log that the primary has flushed and it hasn't replayed.
@@ -154,6 +156,7 @@ impl NodeState {
             fresh_as_of: None,
             durable_as_of: None,
             server_start: None,
+            run_since: None,
             round_trip: None,
             lag_bytes: None,
             timeline: None,

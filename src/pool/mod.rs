@@ -2,8 +2,8 @@
 //!
 //! One [`pool::Pool`] per node, database and user. A connection is [`BackendConn`]; whoever holds one holds it through a [`Lease`], and a
 //! lease that isn't checked in closes its connection: nothing of doubtful state can come back by accident. The invariants that callers
-//! needn't remember: a connection from an older epoch is never handed out for writes, one whose node was fenced never at all, and one
-//! on which something unasked has arrived never either.
+//! needn't remember: a connection from an older epoch is never handed out for writes unless it is to the very server that leads now, one
+//! whose node was fenced never at all, and one on which something unasked has arrived never either.
 
 mod backend_conn;
 mod node_link;

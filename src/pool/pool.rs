@@ -32,10 +32,23 @@ const MODESTY: Duration = Duration::from_millis(500);
 /// What a connection is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Anything that needs the primary: the connection must be of the current epoch.
-    Write,
+    /// Anything that needs the primary. The connection must be of the current epoch, or to the very run of the server that leads now, from when
+    /// it was a standby: opened since that run is known. A promotion ends no connection.
+    Write {
+        /// Since when the run is known.
+        run_since: Option<Instant>,
+    },
     /// Reads: any epoch will do.
     Read,
+}
+
+impl Purpose {
+    fn takes(self, conn: &BackendConn, epoch: Epoch) -> bool {
+        match self {
+            Purpose::Write { run_since } => conn.epoch == epoch || run_since.is_some_and(|since| conn.opened() > since),
+            Purpose::Read => true,
+        }
+    }
 }
 
 /// One pool.
@@ -383,11 +396,7 @@ impl Pool {
     }
 
     fn fits(&self, conn: &BackendConn, purpose: Purpose, epoch: Epoch, now: Instant) -> bool {
-        let right_epoch = match purpose {
-            Purpose::Write => conn.epoch == epoch,
-            Purpose::Read => true,
-        };
-        right_epoch && conn.is_fit() && conn.age(now) <= self.login.limits().max_lifetime
+        purpose.takes(conn, epoch) && conn.is_fit() && conn.age(now) <= self.login.limits().max_lifetime
     }
 
     fn take(&self, worker: usize, purpose: Purpose, epoch: Epoch, size: usize) -> Taken {
@@ -398,8 +407,7 @@ impl Pool {
         for turn in 0..workers {
             let list = (worker + turn) % workers;
             while let Some(conn) = inner.idle[list].pop() {
-                let right_epoch = purpose == Purpose::Read || conn.epoch == epoch;
-                if right_epoch && conn.is_fit() {
+                if purpose.takes(&conn, epoch) && conn.is_fit() {
                     return Taken::Ready(conn);
                 }
                 inner.taken -= 1;
@@ -451,6 +459,23 @@ impl Pool {
     ) -> Result<Box<BackendConn>, ServerLoginError> {
         places.extend(self.own.try_place(None));
         self.open(worker, epoch, &[], places).await
+    }
+
+    /// Opens one more connection and leaves it idle, if there is room for it. Answers whether it has.
+    pub async fn open_spare(self: &Arc<Self>, worker: usize, epoch: Epoch) -> bool {
+        let limits = Arc::clone(&self.login.limits());
+        let Some(mut lease) = self.grow(limits.size) else {
+            return false;
+        };
+        let Some(places) = self.quotas.try_places(&limits) else {
+            return false;
+        };
+        match self.open_pooled(worker, epoch, places).await {
+            Ok(conn) => lease.conn = Some(conn),
+            Err(_) => return false,
+        }
+        lease.check_in(Instant::now());
+        true
     }
 
     /// Opens a connection that the pool doesn't count and that never comes back to it, with more start-up `parameters`. The limits over

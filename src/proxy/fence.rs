@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 
+use super::warm;
+use super::workers::Workers;
 use crate::cluster::{NodeId, NodeRole, NodeState, RoutingTable};
 use crate::metrics;
 use crate::session::worker::Shared;
 
 /// Follows the routing table for ever.
-pub(super) async fn run(shared: Arc<Shared>) {
+pub(super) async fn run(shared: Arc<Shared>, workers: Arc<Workers>) {
     let mut changes = shared.cluster.subscribe();
     let mut before = shared.cluster.table().clone();
     let mut last_primary = before.primary;
@@ -18,6 +20,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             return;
         }
         let now = shared.cluster.table().clone();
+        warm::prepare(&shared, &workers, &before, &now);
         for node in newcomers(&before, &now) {
             shared.pools.replace(node);
             shared.counters.replace(node);

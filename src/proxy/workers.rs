@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use super::operate::ProxyOperator;
+use super::warm::{Warmth, warm};
 use crate::admin::console::Console;
 use crate::session::control::Order;
 use crate::session::login;
@@ -19,6 +20,7 @@ use crate::session::worker::{Shared, Worker};
 enum Task {
     Client(StdTcpStream, SocketAddr),
     Order(Order),
+    Warm(Warmth),
 }
 
 /// All workers.
@@ -33,7 +35,7 @@ impl Workers {
         let count = shared.config.load().listen.threads;
         let mut inboxes = Vec::with_capacity(count);
         for index in 0..count {
-            // Unbounded, but filled only by the acceptor, which counts clients.
+            // Unbounded, but filled only by the acceptor, which counts clients, and when a primary is lost.
             let (inbox, tasks) = mpsc::unbounded_channel();
             let (shared, console) = (Arc::clone(shared), Arc::clone(console));
             std::thread::Builder::new()
@@ -51,6 +53,13 @@ impl Workers {
     pub(super) fn give(&self, tcp: StdTcpStream, peer: SocketAddr) -> bool {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
         self.inboxes[next].send(Task::Client(tcp, peer)).is_ok()
+    }
+
+    /// Has the workers open connections.
+    pub(super) fn warm_all(&self, warmth: &Warmth) {
+        for inbox in &self.inboxes {
+            let _ = inbox.send(Task::Warm(warmth.clone()));
+        }
     }
 
     /// Gives every session of every worker an order.
@@ -97,6 +106,7 @@ fn work(
                     }
                 },
                 Task::Order(order) => worker.order_all(order),
+                Task::Warm(warmth) => drop(tokio::task::spawn_local(warm(Rc::clone(&worker), warmth))),
             }
         }
     });

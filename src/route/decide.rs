@@ -80,6 +80,8 @@ pub struct Route {
     pub reason: RouteReason,
     /// Which run of the node's server was meant.
     pub server: Option<ServerIdentity>,
+    /// Since when that run is known.
+    pub run_since: Option<Instant>,
     /// When the node was last asked, as far as this was decided by.
     pub seen: Option<Instant>,
 }
@@ -134,6 +136,7 @@ pub fn decide(
             epoch: table.epoch,
             reason,
             server: state.and_then(|state| state.server_start),
+            run_since: state.and_then(|state| state.run_since),
             seen: state.and_then(|state| state.last_seen),
         })
     };

@@ -119,7 +119,9 @@ impl<'a> Placing<'a> {
         loop {
             let route = self.route(wish.want, wish.rules, wish.history).await?;
             let purpose = match route.target {
-                Target::Primary => Purpose::Write,
+                Target::Primary => Purpose::Write {
+                    run_since: route.run_since,
+                },
                 Target::Standby => Purpose::Read,
             };
             let pool = principal.at(route.node);
