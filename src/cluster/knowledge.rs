@@ -30,6 +30,8 @@ pub struct Knowledge {
     without_primary_since: Option<Instant>,
     /// The writes are to move to a standby, and wait.
     paused: bool,
+    /// Another proxy moves them, or has moved them or given up.
+    yielding: Option<Yielding>,
     /// Where the timelines before this one ended, where that is known.
     history: Option<(Timeline, Arc<[Fork]>)>,
     /// Rows to fill in: name and weight.
@@ -43,6 +45,15 @@ pub struct Settings {
     pub election: election::Settings,
     /// For who serves reads.
     pub max_lag: Duration,
+}
+
+/// How far another proxy is that moves the writes away from the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Yielding {
+    /// Under way.
+    Now,
+    /// It was over, one way or the other, when the primary answered then.
+    Until(Instant),
 }
 
 impl Knowledge {
@@ -64,6 +75,7 @@ impl Knowledge {
             last_failover: None,
             without_primary_since: Some(now),
             paused: false,
+            yielding: None,
             history: None,
             blank: blank.nodes.to_vec(),
         }
@@ -122,8 +134,36 @@ impl Knowledge {
 
     /// Whether writes wait although there is a primary: we move them away from it, or somebody else does.
     fn is_paused(&self) -> bool {
-        let yields = |answered: &Answered| matches!(answered.answer.state, ServerState::Primary { yields: true, .. });
-        self.elected.state.current.is_some() && (self.paused || self.primary_answered().is_some_and(yields))
+        self.elected.state.current.is_some() && (self.paused || self.yielding.is_some())
+    }
+
+    /// What the primary says of somebody else who moves the writes. When it says no more that they move, they may have moved: writes wait
+    /// until all the others were asked since, and the one that leads now, if one does, has said so.
+    fn follow_yielding(&mut self, before: Option<Term>) {
+        let Some(term) = self.elected.state.current.filter(|term| before == Some(*term)) else {
+            self.yielding = None;
+            return;
+        };
+        let Some(answered) = self.primary_answered() else {
+            return;
+        };
+        if matches!(answered.answer.state, ServerState::Primary { yields: true, .. }) {
+            self.yielding = Some(Yielding::Now);
+            return;
+        }
+        let since = match self.yielding {
+            None => return,
+            Some(Yielding::Now) => answered.taken_at,
+            Some(Yielding::Until(since)) => since,
+        };
+        let asked_since = |view: &NodeView| view.has_departed() || view.asked_at().is_some_and(|asked| asked > since);
+        let mut others = self
+            .views
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != term.node.index());
+        let all_asked = others.all(|(_, view)| asked_since(view));
+        self.yielding = (!all_asked).then_some(Yielding::Until(since));
     }
 
     /// The newest answer of the primary.
@@ -178,6 +218,7 @@ impl Knowledge {
     fn conclude(&mut self, read: Option<NodeId>, now: Instant) {
         let before = self.elected.state;
         self.elected = election::elect(&before, &self.views, now, &self.settings.election);
+        self.follow_yielding(before.current);
         self.count_failover(before.last, now);
         self.sample_primary();
         for index in 0..self.views.len() {

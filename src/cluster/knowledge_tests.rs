@@ -344,3 +344,73 @@ fn a_promotion_that_failed_gives_the_old_primary_its_writes_back() {
     );
     assert_eq!(bench.reach(1, primary(2, 200)).primary, Some(NodeId(1)));
 }
+
+/// A primary of timeline 1 that another proxy moves the writes away from.
+fn yielding(lsn: u64) -> ServerState {
+    match primary(1, lsn) {
+        ServerState::Primary {
+            timeline,
+            insert,
+            flush,
+            synchronous,
+            ..
+        } => ServerState::Primary {
+            timeline,
+            insert,
+            flush,
+            synchronous,
+            yields: true,
+        },
+        other => other,
+    }
+}
+
+#[test]
+fn while_somebody_else_moves_the_writes_they_wait_and_reads_go_on() {
+    let mut bench = Bench::usual();
+    let table = bench.reach(0, yielding(100));
+    assert_eq!(
+        (table.primary, table.why_no_primary),
+        (None, Some(NoPrimary::SwitchingOver))
+    );
+    assert_eq!(
+        (table.nodes[0].role, table.nodes[1].serving),
+        (NodeRole::Primary, Serving::Serving)
+    );
+    let table = bench.reach(1, primary(2, 100));
+    assert_eq!((table.primary, table.epoch.0), (Some(NodeId(1)), 2));
+}
+
+#[test]
+fn when_it_is_over_nobody_writes_until_the_others_were_asked_who_leads_now() {
+    // Given up: the standby is one yet.
+    let mut bench = Bench::usual();
+    bench.reach(0, yielding(100));
+    bench.reach(1, standby(1, 100));
+    let table = bench.reach(0, primary(1, 100));
+    assert_eq!(
+        (table.primary, table.why_no_primary),
+        (None, Some(NoPrimary::SwitchingOver))
+    );
+    let table = bench.reach(1, standby(1, 100));
+    assert_eq!(
+        (table.primary, table.why_no_primary, table.epoch.0),
+        (Some(NodeId(0)), None, 1)
+    );
+    // Done, and the old primary was heard of first: not for a moment is it written to again.
+    bench.reach(0, yielding(110));
+    let table = bench.reach(0, primary(1, 110));
+    assert_eq!(table.primary, None);
+    let table = bench.reach(1, primary(2, 120));
+    assert_eq!((table.primary, table.epoch.0), (Some(NodeId(1)), 2));
+}
+
+#[test]
+fn a_node_that_has_left_is_not_waited_for() {
+    let mut bench = Bench::usual();
+    bench.reach(0, yielding(100));
+    bench.reach(0, primary(1, 100));
+    let now = bench.at();
+    bench.knowledge.leave(NodeId(1), now);
+    assert_eq!(bench.knowledge.table().primary, Some(NodeId(0)));
+}

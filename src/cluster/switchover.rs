@@ -10,7 +10,8 @@
 //!
 //! Other proxies are told by a notification on the old primary, where their monitors listen, and find an advisory lock there; they hold
 //! their clients' writes until it is gone ([`super::probe`]). Whoever doesn't hear it is held off by the old primary's own
-//! `default_transaction_read_only`, set for the time of the switchover and reset after it, which a proxy sees with the next answer.
+//! `default_transaction_read_only`, which a proxy sees with the next answer. It stays so when the writes have moved: pg_rewind and a new
+//! base backup bring the new primary's settings.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -184,14 +185,15 @@ impl Promoter {
         let (timeline, ended) = moved?;
         let held = began.elapsed();
         let mut warnings = std::mem::take(&mut old.warnings);
-        if let Err(error) = old.take_writes_again().await {
-            warnings.push(format!(
-                "{} still has default_transaction_read_only = on ({error}): ALTER SYSTEM RESET it before it leads again",
-                parties.old_name
-            ));
-        }
+        // Left as it is: a proxy that can't reach the new primary, and whoever comes past the proxies, must not write to the old one.
+        let takes_none = if old.is_read_only {
+            " (default_transaction_read_only = on)"
+        } else {
+            ""
+        };
         warnings.push(format!(
-            "{} runs on as a primary that nobody writes to: make it a standby of {} (pg_rewind, standby.signal), and see that other standbys follow",
+            "{} runs on, as a primary that takes no writes{takes_none}: make it a standby of {} (pg_rewind, standby.signal), and see that \
+             other standbys follow",
             parties.old_name, parties.new_name
         ));
         Ok(Switched {

@@ -551,6 +551,12 @@ impl ClientSession {
         {
             block.movable = Some(settle::begin_text(&plan.effects));
         }
+        if let Some(block) = &mut attached.block
+            && attached.route.target == Target::Primary
+            && !block.failed
+        {
+            block.fresh = settle::beginning(plan);
+        }
         if attached.block.is_none() {
             self.state.may_unpin |= plan.closes_unknown;
             let may_unpin = std::mem::take(&mut self.state.may_unpin) && self.state.pins.can_be_asked_for();

@@ -64,6 +64,15 @@ pub struct Block {
     /// For a block that was begun READ ONLY on a standby: the text that began it, while all that it did is plain reads under READ
     /// COMMITTED, so that it can still begin again on the primary.
     pub movable: Option<Box<[u8]>>,
+    /// For a block on the primary in which nothing has run yet: what began it.
+    pub fresh: Option<Beginning>,
+}
+
+/// A plain BEGIN, which doesn't say whether the block writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// The level, if it names one.
+    pub isolation: Option<Isolation>,
 }
 
 impl Block {
@@ -76,6 +85,7 @@ impl Block {
             has_savepoints: false,
             unclear: Vec::new(),
             movable: None,
+            fresh: None,
         }
     }
 }

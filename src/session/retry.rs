@@ -62,7 +62,7 @@ pub struct Attempt {
     pub suspect: bool,
     /// Whether its standby is known to have everything that was committed before the request came: what it doesn't know isn't there.
     pub current: bool,
-    /// Whether a refusal because the transaction is read-only comes before any of it has run.
+    /// Whether a refusal because the transaction is read-only comes before anything of that transaction has run.
     pub refused_first: bool,
 }
 
@@ -110,7 +110,6 @@ pub fn after(attempt: Attempt, failure: Failure) -> NextStep {
     let may_move = attempt.target == Target::Primary
         && attempt.refused_first
         && matches!(attempt.danger, Danger::None | Danger::Write)
-        && !attempt.in_block
         && attempt.retries == 0
         && attempt.progress != Progress::ForwardedToClient;
     match failure {
@@ -252,7 +251,6 @@ mod tests {
                 refused,
             );
             let fit = matches!(attempt.danger, Danger::None | Danger::Write)
-                && !attempt.in_block
                 && attempt.retries == 0
                 && attempt.progress != Progress::ForwardedToClient;
             assert_eq!(step == NextStep::RetryOnPrimary, fit, "{attempt:?}");

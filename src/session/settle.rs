@@ -9,7 +9,7 @@ use super::client_session::SessionState;
 use super::error::SessionError;
 use super::outcome::Answer;
 use super::own_settings::{self, OwnSettings};
-use super::phase::{Attached, Block, Pins};
+use super::phase::{Attached, Beginning, Block, Pins};
 use super::plan::Plan;
 use crate::cluster::SystemIdentifier;
 use crate::pool::{CurrentSetting, SettingValue, Settings};
@@ -444,6 +444,33 @@ pub(super) fn needed(plan: &Plan, settings: &Arc<Settings>) -> Arc<Settings> {
         [Effect::ResetGuc { name }] => Arc::new(settings.without(name)),
         _ => Arc::clone(settings),
     }
+}
+
+/// What a unit has begun, if it is a BEGIN that doesn't say whether the block writes, and nothing else.
+pub(super) fn beginning(plan: &Plan) -> Option<Beginning> {
+    let [class] = &plan.effects[..] else { return None };
+    match class.effects[..] {
+        [
+            Effect::Begin {
+                isolation,
+                read_only: None,
+                deferrable: false,
+            },
+        ] if plan.executes == 1 && class.statements == 1 => Some(Beginning { isolation }),
+        _ => None,
+    }
+}
+
+/// The SQL that begins such a block again.
+pub(super) fn begin_again(beginning: Beginning) -> Box<[u8]> {
+    match beginning.isolation {
+        None => &b"BEGIN"[..],
+        Some(Isolation::ReadUncommitted) => b"BEGIN ISOLATION LEVEL READ UNCOMMITTED",
+        Some(Isolation::ReadCommitted) => b"BEGIN ISOLATION LEVEL READ COMMITTED",
+        Some(Isolation::RepeatableRead) => b"BEGIN ISOLATION LEVEL REPEATABLE READ",
+        Some(Isolation::Serializable) => b"BEGIN ISOLATION LEVEL SERIALIZABLE",
+    }
+    .into()
 }
 
 /// The SQL that begins a READ ONLY block again.

@@ -60,7 +60,9 @@ impl ClientSession {
         {
             block.movable = None;
         }
+        let worker = Rc::clone(&self.worker);
         let in_block = attached.block.is_some();
+        let fresh = attached.block.as_mut().and_then(|block| block.fresh.take());
         let route = Route {
             reason: RouteReason::Attached,
             ..attached.route
@@ -75,10 +77,11 @@ impl ClientSession {
             danger: plan.danger,
             in_block,
             target: route.target,
-            retries: RERUNS, // What is attached has no other place to run.
+            // What is attached has no other place to run, but for a block that is as good as not begun.
+            retries: if fresh.is_some() { 0 } else { RERUNS },
             suspect: false,
             current: false,
-            refused_first: false,
+            refused_first: fresh.is_some() && plan.refused_alike,
         };
         let frames: SmallVec<[FrameAt; 8]> = unit.frames.clone();
         let mut aim = self.aim(plan, unit);
@@ -99,6 +102,19 @@ impl ClientSession {
                 Err(End::Left)
             }
             Outcome::Ended(words) => Err(End::ByServer(words)),
+            // The primary takes no more writes, and the block has come to its first statement.
+            Outcome::Refused(_) if fresh.is_some() => {
+                self.worker.shared.count_retry("read_only_primary");
+                Box::pin(Placing::new(&worker).hear_from(route.node)).await;
+                let begin = fresh.map(settle::begin_again).unwrap_or_default();
+                match self.begin_on_primary(attached, begin).await? {
+                    Ok(moved) => {
+                        self.phase = Phase::Attached(moved);
+                        Box::pin(self.run_attached(plan, unit, arrived)).await
+                    }
+                    Err(error) => self.report(error, plan, &unit.frames).await,
+                }
+            }
             Outcome::Refused(_) | Outcome::Unsettled { .. } => Err(End::Left),
             Outcome::NodeLost {
                 parting,
@@ -227,6 +243,19 @@ impl ClientSession {
             };
             return Ok(Err(SessionError::BlockOnStandby));
         }
+        self.begin_on_primary(attached, begin).await
+    }
+
+    /// Begins a block again on whoever is the primary, or will be; what it has done so far is rolled back.
+    async fn begin_on_primary(
+        &mut self,
+        mut attached: Box<Attached>,
+        begin: Box<[u8]>,
+    ) -> Result<Result<Box<Attached>, SessionError>, End> {
+        let settings_before = attached.block.as_ref().map_or_else(
+            || Arc::clone(&self.state.settings),
+            |block| Arc::clone(&block.settings_before),
+        );
         if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
             self.give_back(attached);
         }
