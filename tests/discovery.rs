@@ -203,3 +203,27 @@ async fn the_endpoints_of_a_service_are_nodes_by_the_names_of_their_pods() {
     happen.send(event("DELETED")).await.expect("a watcher");
     eventually("the pod is gone", || names(&proxy) == ["pg-0"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_under_two_addresses_is_no_split_brain() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let (primary, standby) = (lab.nodes()[0].port(), lab.nodes()[1].port());
+    let config = format!(
+        "cluster.nodes = [\"127.0.0.1:{primary}\", \"localhost:{primary}\", \"localhost:{standby}\", \"127.0.0.1:{standby}\"]\n"
+    );
+    let proxy = Proxy::serve(lab.dir(), &config, 2);
+    let status = proxy.status();
+    assert_eq!(status.primary, Some(format!("127.0.0.1:{primary}")));
+    let serving: Vec<bool> = status.nodes.iter().map(|node| node.serving).collect();
+    assert_eq!(serving, [true, false, true, false]);
+    let log = proxy.log();
+    assert!(
+        log.contains("another address of") && !log.contains("split brain"),
+        "{log}"
+    );
+    let client = proxy.client().await;
+    client
+        .batch_execute("create table once (n int); insert into once values (1)")
+        .await
+        .expect("a write");
+}

@@ -62,6 +62,12 @@ fn announce_primary(before: &RoutingTable, after: &RoutingTable) {
 
 fn announce_role(old: &NodeState, new: &NodeState, why_no_primary: Option<NoPrimary>) {
     let node = &*new.name;
+    if new.role == NodeRole::Unknown && new.last_error.is_some() {
+        if old.last_error != new.last_error {
+            tracing::warn!(node, why = new.last_error.as_deref(), "the node is left out");
+        }
+        return;
+    }
     if old.role == new.role {
         if new.role == NodeRole::Unreachable && old.last_error != new.last_error {
             tracing::info!(

@@ -14,7 +14,9 @@
 //! 5. A primary that can't be reached keeps its standing for a few failures that prove nothing, and loses it with the first that
 //!    shows that it isn't running (`NodeView::standing`). Then writes are held until somebody claims.
 //! 6. While a promotion that we asked for is under way, or its outcome unknown, only a timeline above the old one counts.
-//! 7. The epoch grows when the primary's node, timeline or server process is another one than the last primary's.
+//! 7. Two nodes that answer as the same run of the same server are one, under two addresses: the later in order is left out, unless it
+//!    is the one that is routed to. Otherwise each primary with a second name would be a split brain.
+//! 8. The epoch grows when the primary's node, timeline or server process is another one than the last primary's.
 
 use std::time::{Duration, Instant};
 
@@ -97,16 +99,22 @@ pub struct Elected {
     pub system_identifier: Option<SystemIdentifier>,
     /// The highest timeline as of now.
     pub timeline: Option<Timeline>,
+    /// For each node: of which other node's server it is another address.
+    pub twin_of: Vec<Option<NodeId>>,
 }
 
 /// Decides who is the primary at `now`. `nodes` is indexed by [`NodeId`].
 pub fn elect(previous: &ClusterState, nodes: &[NodeView], now: Instant, settings: &Settings) -> Elected {
     let mut state = *previous;
     let system_identifier = previous.system_identifier.or_else(|| most_common_identifier(nodes));
-    let members: Vec<Member> = nodes
+    let mut members: Vec<Member> = nodes
         .iter()
         .map(|view| Member::of(view, system_identifier, settings))
         .collect();
+    let twin_of = twins(&members, nodes, previous);
+    for (member, _) in members.iter_mut().zip(&twin_of).filter(|(_, twin)| twin.is_some()) {
+        *member = Member::Twin;
+    }
     let timeline = members
         .iter()
         .filter_map(Member::proven_timeline)
@@ -153,12 +161,15 @@ pub fn elect(previous: &ClusterState, nodes: &[NodeView], now: Instant, settings
         split_brain,
         system_identifier,
         timeline,
+        twin_of,
     }
 }
 
 /// A node as a member of the cluster, or not.
 enum Member {
     Foreign,
+    /// Another address of a member's server.
+    Twin,
     Ours {
         standing: Standing,
         timeline: Option<Timeline>,
@@ -187,7 +198,7 @@ impl Member {
     fn standing(&self) -> Option<Standing> {
         match self {
             Member::Ours { standing, .. } => Some(*standing),
-            Member::Foreign => None,
+            Member::Foreign | Member::Twin => None,
         }
     }
 
@@ -202,13 +213,14 @@ impl Member {
     fn proven_timeline(&self) -> Option<Timeline> {
         match self {
             Member::Ours { timeline, .. } => *timeline,
-            Member::Foreign => None,
+            Member::Foreign | Member::Twin => None,
         }
     }
 
     fn role(&self, id: NodeId, current: Option<Term>, confirming: Option<NodeId>) -> NodeRole {
         match self {
             Member::Foreign => NodeRole::Foreign,
+            Member::Twin => NodeRole::Unknown,
             Member::Ours { standing, .. } => match standing {
                 Standing::Unasked => NodeRole::Unknown,
                 Standing::Out => NodeRole::Unreachable,
@@ -220,6 +232,26 @@ impl Member {
             },
         }
     }
+}
+
+/// For each member that was reached: of which other one's server it is another address. That one is the primary's or, of those that are
+/// as good as each other, the first.
+fn twins(members: &[Member], nodes: &[NodeView], previous: &ClusterState) -> Vec<Option<NodeId>> {
+    let identity = |node: NodeId| {
+        let standing = members.get(node.index())?.standing()?;
+        let answer = &nodes.get(node.index())?.answered()?.answer;
+        matches!(standing, Standing::Recovering | Standing::Claiming(_))
+            .then_some((answer.system_identifier, answer.server))
+    };
+    let routed_to = previous.current.or(previous.last).map(|term| term.node);
+    let ids = (0..nodes.len() as u16).map(NodeId);
+    let stands_for = |server| {
+        let mut same = routed_to.into_iter().chain(ids.clone());
+        same.find(|node| identity(*node) == Some(server))
+    };
+    ids.clone()
+        .map(|node| stands_for(identity(node)?).filter(|first| *first != node))
+        .collect()
 }
 
 /// Those who claim the highest timeline, as far as a hold lets them.

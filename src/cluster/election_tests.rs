@@ -203,6 +203,36 @@ fn in_a_split_brain_the_one_routed_to_stays() {
 }
 
 #[test]
+fn one_server_under_two_addresses_is_one_node() {
+    let mut bench = Bench::new(4);
+    bench.read(0, answer(OURS, 1, primary(1)));
+    bench.read(1, answer(OURS, 1, primary(1)));
+    bench.read(2, answer(OURS, 2, standby(Some(1))));
+    bench.read(3, answer(OURS, 2, standby(Some(1))));
+    assert_eq!((bench.primary(), bench.elected.split_brain), (Some(0), false));
+    let roles = [
+        NodeRole::Primary,
+        NodeRole::Unknown,
+        NodeRole::Standby,
+        NodeRole::Unknown,
+    ];
+    assert_eq!(bench.elected.roles, roles);
+    assert_eq!(bench.elected.twin_of, [None, Some(NodeId(0)), None, Some(NodeId(2))]);
+    // Whichever address works is the node: the one that is routed to stays, also when the first works again.
+    bench.read(0, failure(FailureKind::NotRunning));
+    bench.wait(1000);
+    assert_eq!((bench.primary(), bench.elected.split_brain), (Some(1), false));
+    bench.read(0, answer(OURS, 1, primary(1)));
+    bench.wait(1000);
+    assert_eq!((bench.primary(), bench.elected.split_brain), (Some(1), false));
+    assert_eq!(bench.elected.twin_of[..2], [Some(NodeId(1)), None]);
+    // A server of its own, promoted from the standby, is none of it.
+    bench.read(2, answer(OURS, 2, primary(2)));
+    bench.read(3, answer(OURS, 2, primary(2)));
+    assert_eq!((bench.primary(), bench.elected.split_brain), (Some(2), false));
+}
+
+#[test]
 fn a_split_brain_between_strangers_has_no_primary() {
     let mut bench = Bench::usual();
     bench.read(0, failure(FailureKind::NotRunning));

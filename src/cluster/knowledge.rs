@@ -376,6 +376,12 @@ impl Knowledge {
         self.primary_answered().is_some_and(waits)
     }
 
+    /// The name of the node whose server this one's is.
+    fn twin(&self, index: usize) -> Option<&str> {
+        let other = self.elected.twin_of.get(index).copied().flatten()?;
+        self.blank.get(other.index()).map(|row| &*row.name)
+    }
+
     fn row(&self, blank: &NodeState) -> NodeState {
         let index = blank.id.index();
         let view = &self.views[index];
@@ -388,7 +394,10 @@ impl Knowledge {
             durable_as_of: fresh.and_then(|fresh| fresh.durable_as_of),
             lag_bytes: fresh.map(|fresh| fresh.behind_bytes),
             timeline: view.timeline(),
-            last_error: view.failure().map(|failure| Arc::clone(&failure.message)),
+            last_error: match self.twin(index) {
+                Some(other) => Some(format!("another address of {other}'s server").into()),
+                None => view.failure().map(|failure| Arc::clone(&failure.message)),
+            },
             ..*blank
         };
         if let Some(answered) = view.answered() {

@@ -35,7 +35,8 @@ pub enum NodeRole {
     Unreachable,
     /// Was a node, and is none any more: no source of nodes names it. Gets nothing.
     Departed,
-    /// Not asked yet; or out of recovery and about to be elected, as soon as the others had a moment to contradict.
+    /// Not asked yet; or out of recovery and about to be elected, as soon as the others had a moment to contradict;
+    /// or another address of another node's server.
     Unknown,
 }
 
