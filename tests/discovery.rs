@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
 use support::journal::{Journals, audit};
 use support::{Proxy, eventually, free_port, until_replayed};
@@ -202,6 +203,35 @@ async fn the_endpoints_of_a_service_are_nodes_by_the_names_of_their_pods() {
     assert_eq!(names(&proxy), ["pg-0", "pg-1"]);
     happen.send(event("DELETED")).await.expect("a watcher");
     eventually("the pod is gone", || names(&proxy) == ["pg-0"]);
+
+    // What a reload brings stands beside what is found.
+    let nodes = format!("[[cluster.node]]\nname = \"file\"\naddress = \"127.0.0.1:{standby}\"\n");
+    fs::write(proxy.config_file(), config + &nodes).expect("the proxy's configuration");
+    proxy.signal(Signal::SIGHUP);
+    proxy.until_serving(2);
+    assert_eq!(names(&proxy), ["file", "pg-0"]);
+    happen.send(event("ADDED")).await.expect("a watcher");
+    happen.send(event("MODIFIED")).await.expect("a watcher");
+    assert_eq!(names(&proxy), ["file", "pg-0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_not_see_the_standbys_is_told_what_it_lacks() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    name_addresses(&lab);
+    let primary = &lab.nodes()[0];
+    lab.sql(primary.name(), "create role watcher login").expect("a role");
+    until_replayed(&lab);
+    let config = format!(
+        "[monitor]\nuser = \"watcher\"\n[cluster]\nnodes = [\"{}\"]\n[cluster.discovery]\nfrom_primary = true\ninterval = \"200ms\"\n",
+        primary.address()
+    );
+    let proxy = Proxy::serve(lab.dir(), &config, 1);
+    let asked_for = || proxy.log().matches("GRANT pg_monitor").count();
+    eventually("it is told", || asked_for() == 1);
+    lab.sql(primary.name(), "grant pg_monitor to watcher").expect("a grant");
+    proxy.until_serving(2);
+    assert_eq!((names(&proxy), asked_for()), (addresses(&lab), 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ mod support;
 
 use nix::sys::signal::Signal;
 use support::journal::{Journals, audit_at};
-use support::patroni::PatroniCluster;
+use support::patroni::{Api, PatroniCluster};
 use support::{Proxy, eventually};
 
 /// Names and addresses of the nodes that the proxy has.
@@ -22,10 +22,10 @@ fn members(cluster: &PatroniCluster, names: &[&str]) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_nodes_are_patronis_members_whichever_of_them_come_and_go() {
-    let mut cluster = PatroniCluster::start(2);
+    let mut cluster = PatroniCluster::start(2, Api::Http);
     let config = format!(
         "[failover]\npromote = \"never\"\nhold_timeout = \"60s\"\n[cluster.discovery]\npatroni = [\"{}\"]\ninterval = \"500ms\"\n",
-        cluster.member("pg1").url()
+        cluster.url("pg1")
     );
     let proxy = Proxy::serve(cluster.dir(), &config, 2);
     assert_eq!(nodes(&proxy), members(&cluster, &["pg1", "pg2"]));
@@ -77,10 +77,12 @@ async fn the_nodes_are_patronis_members_whichever_of_them_come_and_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_lost_is_followed_by_the_one_that_patroni_chooses() {
-    let mut cluster = PatroniCluster::start(2);
+    let mut cluster = PatroniCluster::start(2, Api::Https);
     let config = format!(
-        "[failover]\npromote = \"never\"\nhold_timeout = \"60s\"\n[cluster.discovery]\npatroni = [\"{}\"]\ninterval = \"500ms\"\n",
-        cluster.member("pg2").url()
+        "[failover]\npromote = \"never\"\nhold_timeout = \"60s\"\n[cluster.discovery]\npatroni = [\"{}\"]\n\
+         patroni_root_cert = \"{}\"\ninterval = \"500ms\"\n",
+        cluster.url("pg2"),
+        cluster.certificate().display()
     );
     let proxy = Proxy::serve(cluster.dir(), &config, 2);
     let journals = Journals::start(&proxy, 4).await;

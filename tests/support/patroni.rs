@@ -1,11 +1,9 @@
 //! A real Patroni: an etcd and members, each a process of its own with a server, run by the user that runs the labs' servers.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,9 +19,19 @@ const TTL: u64 = 8;
 pub struct PatroniCluster {
     dir: PathBuf,
     user: RunAs,
+    api: Api,
     etcd: Child,
     etcd_port: u16,
     members: Vec<PatroniMember>,
+}
+
+/// How the members' REST APIs are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// In the clear.
+    Http,
+    /// With one certificate for all.
+    Https,
 }
 
 /// One member: Patroni, and the server that it runs.
@@ -39,9 +47,8 @@ pub struct PatroniMember {
 }
 
 impl PatroniMember {
-    /// The REST API's URL.
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.api)
+    fn config_file(&self) -> PathBuf {
+        self.dir.join("patroni.yml")
     }
 
     /// A client of the server itself.
@@ -53,16 +60,6 @@ impl PatroniMember {
         .await
     }
 
-    /// What `GET /cluster` answers here.
-    fn cluster(&self) -> Option<Value> {
-        let mut tcp = TcpStream::connect(("127.0.0.1", self.api)).ok()?;
-        tcp.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(tcp, "GET /cluster HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        tcp.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-    }
-
     /// The server's postmaster.
     fn postmaster(&self) -> Option<Pid> {
         let text = fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?;
@@ -72,7 +69,7 @@ impl PatroniMember {
 
 impl PatroniCluster {
     /// One etcd and this many members, `pg1` and up, the first of them the leader.
-    pub fn start(members: usize) -> PatroniCluster {
+    pub fn start(members: usize, api: Api) -> PatroniCluster {
         let dir = LabGuard::fresh_dir().expect("a path for a folder");
         let user = RunAs::choose().expect("a user for servers");
         fs::create_dir(&dir).expect("a folder");
@@ -82,14 +79,42 @@ impl PatroniCluster {
         let mut cluster = PatroniCluster {
             dir,
             user,
+            api,
             etcd,
             etcd_port: ports[0],
             members: Vec::new(),
         };
+        if api == Api::Https {
+            cluster.certify();
+        }
         for _ in 0..members {
             cluster.add("");
         }
         cluster
+    }
+
+    /// The certificate of all APIs, which is its own root.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("api.crt")
+    }
+
+    fn certify(&self) {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+        for (path, text) in [
+            (self.certificate(), made.cert.pem()),
+            (self.dir.join("api.key"), made.signing_key.serialize_pem()),
+        ] {
+            self.user.write(&path, &text).expect("a file");
+        }
+    }
+
+    /// The URL of a member's REST API.
+    pub fn url(&self, name: &str) -> String {
+        let scheme = match self.api {
+            Api::Http => "http",
+            Api::Https => "https",
+        };
+        format!("{scheme}://127.0.0.1:{}", self.member(name).api)
     }
 
     /// Where files of the test's may be.
@@ -129,27 +154,41 @@ impl PatroniCluster {
             dir,
             process,
         });
-        let member = self.members.last().expect("one");
         let leads = self.members.len() == 1;
+        let (name, role) = (
+            self.members.last().expect("one").name.clone(),
+            if leads { "Leader" } else { "Replica" },
+        );
         eventually("the member runs", || {
-            let cluster = member.cluster().unwrap_or_default();
-            let found = members(&cluster).find(|found| found["name"] == member.name.as_str());
-            found.is_some_and(|found| {
-                let role = if leads { "leader" } else { "replica" };
-                found["role"] == role && found["lag"].is_null() == leads && found["lag"] != "unknown"
-            })
+            let list = self.patronictl(&name, &["list", "--format", "json"]);
+            let members: Value = serde_json::from_str(&list).unwrap_or_default();
+            let mut members = members.as_array().into_iter().flatten();
+            // A standby streams, in the words of later versions.
+            let state = |member: &Value| member["State"] == "running" || member["State"] == "streaming";
+            let runs = |member: &Value| state(member) && member["Role"] == role;
+            members.any(|member| member["Member"] == name.as_str() && runs(member) && member["TL"].is_number())
         });
-        member
+        self.members.last().expect("one")
     }
 
     fn config(&self, name: &str, port: u16, api: u16, tags: &str) -> String {
         let dir = self.dir.join(name).display().to_string();
         let pg_bin = pg_bin().expect("PostgreSQL's programs").display().to_string();
         let etcd = self.etcd_port;
+        let certificate = self.certificate().display().to_string();
+        let key = certificate.replace(".crt", ".key");
+        let (tls, ctl) = match self.api {
+            Api::Http => (String::new(), String::new()),
+            Api::Https => (
+                format!(", certfile: '{certificate}', keyfile: '{key}'"),
+                format!("cacert: '{certificate}'"),
+            ),
+        };
         format!(
             "scope: test
 name: {name}
-restapi: {{listen: '127.0.0.1:{api}', connect_address: '127.0.0.1:{api}'}}
+restapi: {{listen: '127.0.0.1:{api}', connect_address: '127.0.0.1:{api}'{tls}}}
+ctl: {{{ctl}}}
 etcd3: {{hosts: '127.0.0.1:{etcd}'}}
 bootstrap:
   dcs:
@@ -173,17 +212,16 @@ tags: {{{tags}}}
 
     /// Has Patroni make another member the leader.
     pub fn switchover(&self, from: &str, to: &str) {
-        let config = self.member(to).dir.join("patroni.yml");
-        let output = self
-            .user
-            .command("patronictl")
-            .arg("-c")
-            .arg(config)
-            .args(["switchover", "--master", from, "--candidate", to, "--force"])
-            .output()
-            .expect("patronictl");
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("Successfully"), "{output:?}");
+        let said = self.patronictl(to, &["switchover", "--leader", from, "--candidate", to, "--force"]);
+        assert!(said.contains("Successfully"), "{said}");
+    }
+
+    /// What Patroni's command line says with a member's configuration.
+    fn patronictl(&self, name: &str, arguments: &[&str]) -> String {
+        let mut command = self.user.command("patronictl");
+        command.arg("-c").arg(self.member(name).config_file()).args(arguments);
+        let output = command.output().expect("patronictl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Loses a member at once, as if its machine were lost.
@@ -221,10 +259,6 @@ impl Drop for PatroniCluster {
         let _ = self.etcd.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-fn members(cluster: &Value) -> impl Iterator<Item = &Value> {
-    cluster["members"].as_array().into_iter().flatten()
 }
 
 fn start_etcd(user: &RunAs, dir: &Path, client_port: u16, peer_port: u16) -> Child {
