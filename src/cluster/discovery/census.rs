@@ -14,6 +14,10 @@ use crate::config::{MAX_NODES, NodeAddress};
 
 /// Rounds in which an address must have been another server than those before it.
 const ROUNDS_TO_COUNT: u32 = 2;
+/// After so many rounds in which it wasn't a node an address is tried only every [`REST`] rounds.
+const MISSES_TO_REST: u32 = 15;
+/// See there.
+const REST: u32 = 15;
 /// Addresses that are tried though they may lead nowhere.
 const MOST_TRIED: usize = MAX_NODES;
 
@@ -30,9 +34,25 @@ pub(super) struct Census {
     forget_after: Duration,
     /// Found by this source: they count.
     counted: Vec<NodeAddress>,
-    /// Named, but not counted, with the rounds in which they were servers of their own.
-    tried: Vec<(NodeAddress, u32)>,
+    /// Named, but not counted.
+    tried: Vec<Tried>,
     last: Round,
+}
+
+/// An address that may be a node's.
+struct Tried {
+    address: NodeAddress,
+    /// Rounds in a row in which it was a server of its own.
+    rounds: u32,
+    /// Rounds in a row in which it wasn't, or wasn't asked.
+    misses: u32,
+}
+
+impl Tried {
+    /// What leads nowhere is tried seldom: it may be a stranger's server, whose log is not for us to fill.
+    fn is_due(&self) -> bool {
+        self.misses < MISSES_TO_REST || self.misses.is_multiple_of(REST)
+    }
 }
 
 /// What the last round has shown.
@@ -63,7 +83,8 @@ impl Census {
     /// Whom to ask in the next round, each once.
     pub(super) fn addresses(&self, known: &[NodeAddress]) -> Vec<NodeAddress> {
         let mut all: Vec<NodeAddress> = known.to_vec();
-        let own = self.counted.iter().chain(self.tried.iter().map(|(address, _)| address));
+        let tried = self.tried.iter().filter(|tried| tried.is_due());
+        let own = self.counted.iter().chain(tried.map(|tried| &tried.address));
         for address in own {
             if !all.contains(address) {
                 all.push(address.clone());
@@ -121,23 +142,23 @@ impl Census {
             }
         });
 
-        let mut tried = std::mem::take(&mut self.tried);
-        tried.retain(|(address, _)| named.contains(&address) && !others.contains(&address));
-        tried.sort_by(|(one, _), (other, _)| (&one.host, one.port).cmp(&(&other.host, other.port)));
-        for (address, rounds) in tried {
-            let rounds = match ours(&address) {
+        let mut all = std::mem::take(&mut self.tried);
+        all.retain(|tried| named.contains(&&tried.address) && !others.contains(&&tried.address));
+        all.sort_by(|one, other| order(&one.address).cmp(&order(&other.address)));
+        for mut tried in all {
+            match ours(&tried.address) {
                 Some(told) if !seen.contains(&told.identity) => {
                     seen.push(told.identity);
-                    rounds + 1
+                    (tried.rounds, tried.misses) = (tried.rounds + 1, 0);
                 }
-                Some(_) | None => 0,
-            };
-            if rounds >= ROUNDS_TO_COUNT {
-                round.present.push(address.clone());
-                self.counted.push(address);
+                Some(_) | None => (tried.rounds, tried.misses) = (0, tried.misses.saturating_add(1)),
+            }
+            if tried.rounds >= ROUNDS_TO_COUNT {
+                round.present.push(tried.address.clone());
+                self.counted.push(tried.address);
             } else {
-                round.is_open |= rounds > 0;
-                self.tried.push((address, rounds));
+                round.is_open |= tried.rounds > 0;
+                self.tried.push(tried);
             }
         }
         self.try_new(&named, &others, &mut round);
@@ -148,16 +169,19 @@ impl Census {
         let mut new: Vec<&&NodeAddress> = named
             .iter()
             .filter(|address| {
-                let is_tried = self.tried.iter().any(|(tried, _)| tried == **address);
+                let is_tried = self.tried.iter().any(|tried| tried.address == ***address);
                 !is_tried && !self.counted.contains(address) && !others.contains(address)
             })
             .collect();
-        new.sort_by_key(|address| (&address.host, address.port));
+        new.sort_by_key(|address| order(address));
         new.dedup();
         new.truncate(MOST_TRIED.saturating_sub(self.tried.len()));
         round.is_open |= !new.is_empty();
-        self.tried
-            .extend(new.into_iter().map(|address| ((**address).clone(), 0)));
+        self.tried.extend(new.into_iter().map(|address| Tried {
+            address: (**address).clone(),
+            rounds: 0,
+            misses: 0,
+        }));
     }
 
     /// Whether another round would tell more, at once.
@@ -180,6 +204,10 @@ impl Census {
             twins: self.last.twins.clone(),
         })
     }
+}
+
+fn order(address: &NodeAddress) -> (&str, u16) {
+    (&address.host, address.port)
 }
 
 /// What most of the known nodes belong to, the first of them where there are as many.
@@ -298,13 +326,23 @@ mod tests {
         let mut census = census();
         rounds(&mut census, &["a:1"], &world);
         assert_eq!(found(&census), ["b:1"]);
-        // They are tried again: what is silent may be starting.
-        assert!(census.addresses(&[]).contains(&address("nobody:1")));
-        rounds(
-            &mut census,
-            &["a:1", "b:1"],
-            &[world[0].clone(), world[1].clone(), server("nobody:1", 16, &[])],
-        );
+        // They are tried again, ever more seldom: what is silent may be starting.
+        let known = addresses(&["a:1", "b:1"]);
+        let asked = |census: &mut Census, rounds: usize| {
+            let mut count = 0;
+            for _ in 0..rounds {
+                let asked = census.addresses(&known);
+                count += usize::from(asked.contains(&address("nobody:1")));
+                let heard = world.iter().filter(|heard| asked.contains(&heard.address));
+                census.take(&known, heard.cloned().collect());
+            }
+            count
+        };
+        assert!(asked(&mut census, 300) <= 15 + 300 / 15);
+        let world = [world[0].clone(), world[1].clone(), server("nobody:1", 16, &[])];
+        for _ in 0..16 {
+            rounds(&mut census, &["a:1", "b:1"], &world);
+        }
         assert_eq!(found(&census), ["b:1", "nobody:1"]);
     }
 

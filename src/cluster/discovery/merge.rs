@@ -269,6 +269,8 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const FIRST: SourceId = SourceId(0);
@@ -490,5 +492,48 @@ mod tests {
         assert!(!merge.were_all_heard());
         merge.take_failure(SECOND);
         assert!(merge.were_all_heard());
+    }
+
+    /// What a source may say: addresses and names out of a few, which clash.
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        let found = (0..90u16, 0..4u8).prop_map(|(port, name)| Found {
+            name: (name > 0).then(|| format!("pg{name}")),
+            ..Found::at(address(&format!("h:{}", port + 1)))
+        });
+        let lacking = prop_oneof![
+            Just(Lacking::Gone),
+            Just(Lacking::GoneAfter(MINUTE)),
+            Just(Lacking::Unknown)
+        ];
+        (prop::collection::vec(found, 0..40), lacking).prop_map(|(nodes, lacking)| answer(&nodes, lacking))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_the_list_is_one_and_those_who_stay_keep_their_names(
+            steps in prop::collection::vec((0..2usize, prop::option::of(any_answer())), 1..20)
+        ) {
+            let fixed = [node("h:1", "pg1"), node("h:2", "h:3")];
+            let mut merge = merge(&fixed);
+            let start = Instant::now();
+            for (number, (source, said)) in (0..).zip(steps) {
+                let before = merge.nodes();
+                match &said {
+                    Some(answer) => merge.take(SourceId(source), answer, start + number * MINUTE / 2),
+                    None => merge.take_failure(SourceId(source)),
+                }
+                let after = merge.nodes();
+                prop_assert_eq!(&after[..2], &fixed[..]);
+                prop_assert!(after.len() <= MAX_NODES);
+                for (index, node) in after.iter().enumerate() {
+                    prop_assert!(after[..index].iter().all(|other| other.address != node.address && other.name != node.name));
+                    let was = before.iter().find(|other| other.address == node.address);
+                    prop_assert!(was.is_none_or(|was| was.name == node.name));
+                }
+                if said.is_none_or(|answer| answer.is_implausible()) {
+                    prop_assert_eq!(before, after);
+                }
+            }
+        }
     }
 }
