@@ -1,7 +1,8 @@
 //! One task per node: keeps one connection, asks, reports; asks at once when woken.
 //!
-//! Between two questions it reads its connection, so that a server that stops or crashes is noticed when it does and not at the
-//! next tick. After a failure it tries again at once, then at growing, jittered pauses; a wake-up cuts every pause short. A
+//! Between two questions it reads its connection, so that a server that stops or crashes is noticed when it does and not with the
+//! next question. A server that is promoted says nothing by itself, so a standby is asked in between whether it still is one, by a Sync: that
+//! runs nothing, and PostgreSQL 14 and later report what has changed in front of its answer. After a failure it tries again at once, then at growing, jittered pauses; a wake-up cuts every pause short. A
 //! failure is reported before the next attempt, so that nobody relies on a server that may be restarting.
 
 use std::sync::Arc;
@@ -28,6 +29,10 @@ pub(super) struct Pace {
 
 /// No more often than this, however many hints come.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// A standby is asked this many times between two questions whether it still is one.
+const TICKS: u32 = 5;
+/// But no more often than this.
+const SHORTEST_TICK: Duration = Duration::from_millis(20);
 /// While there is no primary the next one is looked for this often.
 const HURRY: Duration = Duration::from_millis(50);
 /// But no longer than this after the last one went: by then statements that waited for it have given up.
@@ -49,13 +54,22 @@ pub(super) struct Monitor {
 /// Nobody takes the readings any more.
 struct NobodyListens;
 
+/// How a pause ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Paused {
+    /// The time was up.
+    InFull,
+    /// Somebody knows something.
+    Woken,
+}
+
 impl Monitor {
     /// Runs until nobody takes the readings any more.
     pub(super) async fn run(self) {
         let mut failures = 0;
         while self.connect_and_ask(&mut failures).await.is_ok() {
             failures += 1;
-            self.pause(backoff(failures, self.hurries())).await;
+            self.pause(jittered(backoff(failures, self.hurries()))).await;
         }
     }
 
@@ -93,20 +107,39 @@ impl Monitor {
         }
     }
 
-    /// Until the next question is due, also because the server says that something is up; or until the connection is lost.
+    /// Until the next question is due, or the connection is lost. It is due at once when a standby is none any more, and when a primary says
+    /// that something is up.
     async fn wait(&self, connection: &mut ProbeConnection) -> Result<(), AskError> {
-        tokio::select! {
-            news = connection.until_news() => news,
-            () = self.pause(self.interval()) => Ok(()),
+        let interval = self.interval();
+        let mut left = jittered(interval);
+        loop {
+            let ticks = connection.tells_of_promotion() && !self.shared.activity.is_idle();
+            let pause = if ticks { left.min(tick(interval)) } else { left };
+            let paused = tokio::select! {
+                news = connection.until_news() => return news,
+                paused = self.pause(pause) => paused,
+            };
+            left -= pause;
+            if paused == Paused::Woken || left.is_zero() {
+                return Ok(());
+            }
+            match timeout(self.pace.timeout, connection.still_stands_by()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Ok(()),
+                Ok(Err(lost)) => return Err(lost),
+                Err(_) => return Err(AskError::Lost(self.timed_out().message.to_string())),
+            }
         }
     }
 
-    /// Waits for this long, give or take a tenth so that many proxies don't ask in step, or until woken.
-    async fn pause(&self, pause: Duration) {
+    /// Waits for this long, or until woken.
+    async fn pause(&self, pause: Duration) -> Paused {
         tokio::time::sleep(pause.min(SHORTEST_PAUSE)).await;
-        let rest = jittered(pause).saturating_sub(SHORTEST_PAUSE);
-        // The time is up, or somebody knows something: both mean "ask".
-        let _ = timeout(rest, self.shared.wake[self.watch.node.index()].notified()).await;
+        let rest = pause.saturating_sub(SHORTEST_PAUSE);
+        match timeout(rest, self.shared.wake[self.watch.node.index()].notified()).await {
+            Ok(()) => Paused::Woken,
+            Err(_) => Paused::InFull,
+        }
     }
 
     fn interval(&self) -> Duration {
@@ -158,6 +191,12 @@ fn backoff(failures: u32, hurry: bool) -> Duration {
     }
 }
 
+/// How often a standby is asked whether it still is one.
+fn tick(interval: Duration) -> Duration {
+    (interval / TICKS).max(SHORTEST_TICK)
+}
+
+/// Give or take a tenth, so that many proxies don't ask in step.
 fn jittered(pause: Duration) -> Duration {
     // Without randomness from the system there is no jitter, and no harm.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
@@ -221,6 +260,12 @@ mod tests {
         assert_eq!(monitor.interval(), Duration::from_secs(5));
         shared.activity.note();
         assert_eq!(monitor.interval(), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_standby_is_asked_in_between_and_no_more_often_than_it_may() {
+        let tick = |interval| tick(Duration::from_millis(interval)).as_millis();
+        assert_eq!([10, 50, 250, 5000].map(tick), [20, 20, 50, 1000]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::reading::{Answer, FailureKind, ServerState, Unreachable};
 use crate::auth::secret::NodeSecret;
 use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
 use crate::config::NodeAddress;
+use crate::wire::backend::parameter_status;
 use crate::wire::error_response::ErrorView;
 use crate::wire::replies::{NoReply, next_reply};
 use crate::wire::rows::row_values;
@@ -34,6 +35,12 @@ const BOUNDS: Bounds = Bounds {
     message: 64 * 1024,
     rows: 16,
 };
+
+/// The parameter by which a server says that it is in recovery.
+const IN_HOT_STANDBY: &str = "in_hot_standby";
+
+/// A whole message.
+const SYNC: [u8; 5] = *b"S\0\0\0\x04";
 
 /// Where and as whom to log in.
 #[derive(Debug, Clone)]
@@ -55,6 +62,8 @@ pub(super) struct ProbeConnection {
     /// Somebody has said that he moves the writes away, and whether he still does isn't known.
     notified: bool,
     listens: bool,
+    /// What the server last reported of itself; PostgreSQL 14 and later do.
+    in_hot_standby: Option<bool>,
 }
 
 /// What went wrong with a question.
@@ -93,6 +102,7 @@ impl ProbeConnection {
                 bounds: BOUNDS,
                 notified: false,
                 listens: false,
+                in_hot_standby: reported(&session.parameters),
             }),
             Err(error) => Err(Unreachable {
                 kind: kind_of_login_failure(&error),
@@ -187,6 +197,24 @@ impl ProbeConnection {
         }
     }
 
+    /// Whether it is a standby that can be asked in passing whether it still is one.
+    pub(super) fn tells_of_promotion(&self) -> bool {
+        self.in_hot_standby == Some(true)
+    }
+
+    /// Whether it still is a standby. A Sync runs nothing, and yet the server reports what has changed in front of its answer.
+    pub(super) async fn still_stands_by(&mut self) -> Result<bool, AskError> {
+        self.stream.write_all(&SYNC).await?;
+        self.stream.flush().await?;
+        loop {
+            match self.next_message().await? {
+                (b'Z', _) => return Ok(self.tells_of_promotion()),
+                (b'E', body) => return Err(AskError::Lost(sql_error(&body).to_string())),
+                _ => {}
+            }
+        }
+    }
+
     /// Reads what the server says unasked, until it notifies or the connection ends. Dropping the future loses nothing.
     pub(super) async fn until_news(&mut self) -> Result<(), AskError> {
         loop {
@@ -205,10 +233,16 @@ impl ProbeConnection {
     /// The next whole message: its tag and its body. Dropping the future loses nothing.
     async fn next_message(&mut self) -> Result<(u8, Bytes), AskError> {
         let message = next_reply(&mut self.stream, &mut self.received, self.bounds.message);
-        message.await.map_err(|none| match none {
+        let (tag, body) = message.await.map_err(|none| match none {
             NoReply::Closed | NoReply::Lost(_) => AskError::Lost(none.to_string()),
             NoReply::Length(_) => AskError::Unexpected(none.to_string()),
-        })
+        })?;
+        if tag == b'S'
+            && let Some((IN_HOT_STANDBY, value)) = parameter_status(&body)
+        {
+            self.in_hot_standby = Some(value == "on");
+        }
+        Ok((tag, body))
     }
 }
 
@@ -237,6 +271,11 @@ impl From<BadRow> for AskError {
     fn from(error: BadRow) -> AskError {
         AskError::Unexpected(error.to_string())
     }
+}
+
+fn reported(parameters: &[(String, String)]) -> Option<bool> {
+    let mut values = parameters.iter().filter(|(name, _)| name == IN_HOT_STANDBY);
+    values.next_back().map(|(_, value)| value == "on")
 }
 
 fn sql_error(body: &[u8]) -> AskError {
