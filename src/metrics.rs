@@ -158,6 +158,8 @@ table! {
         "Grows with every change of primary.";
     FAILOVERS = Counter "pgsluice_failovers_total" (Count) []
         "Changes from one primary to another.";
+    FAILOVER_LOST_BYTES = Gauge "pgsluice_failover_lost_wal_bytes" (Bytes) []
+        "Log of the old primary that the last failover has lost, as far as it was sampled; NaN where that isn't known.";
     FAILOVER_DURATION = Histogram "pgsluice_failover_duration_seconds" (Seconds) []
         "From the loss of a primary to the first routing table with the next.";
     HELD_STATEMENTS = Gauge "pgsluice_held_statements" (Count) []

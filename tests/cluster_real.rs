@@ -458,6 +458,41 @@ fn the_trigger_file_promotes_the_most_advanced_standby() {
 }
 
 #[test]
+fn a_failover_tells_how_much_of_the_old_primarys_log_is_lost() {
+    let lab = Lab::up(1).privileged();
+    lab.servers[0].sql("GRANT EXECUTE ON FUNCTION pg_read_file(text) TO monitor");
+    lab.servers[0].sql("GRANT pg_read_server_files TO monitor");
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    lab.servers[0].sql("INSERT INTO t VALUES (1)");
+    while lab.servers[1].sql("SELECT count(*) FROM t") != "1" {}
+    // The standby hears nothing more, and the primary writes on.
+    lab.servers[1].configure("primary_conninfo = ''");
+    lab.servers[1].sql("SELECT pg_reload_conf()");
+    while lab.servers[1].sql("SELECT count(*) FROM pg_stat_wal_receiver") != "0" {}
+    let position = |server: &Server, function: &str| -> u64 {
+        let bytes = server.sql(&format!("SELECT {function}() - '0/0'"));
+        bytes.parse().expect("a number")
+    };
+    lab.servers[0].sql("INSERT INTO t SELECT generate_series(2, 10000)");
+    let written = position(&lab.servers[0], "pg_current_wal_insert_lsn");
+    watch.until("it is sampled", |table| {
+        table.sample.is_some_and(|sample| sample.insert.0 >= written)
+    });
+    let received = position(&lab.servers[1], "pg_last_wal_receive_lsn");
+    lab.servers[0].stop("immediate");
+    lab.servers[1].sql("SELECT pg_promote()");
+    watch.until("it is known", |table| table.stats.lost.is_some());
+    let lost = watch.table().stats.lost.expect("it is known");
+    assert_eq!(lost.timeline.0, 1);
+    let bytes = lost.bytes();
+    assert!(
+        bytes > 100_000 && bytes >= written - received - 100,
+        "{lost:?}: {written}, {received}"
+    );
+}
+
+#[test]
 fn a_trigger_file_with_a_living_primary_moves_the_writes_and_fences_it() {
     let lab = Lab::up(1).privileged();
     let mut config = lab.config();

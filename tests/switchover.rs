@@ -75,6 +75,9 @@ async fn clients_of_two_proxies_notice_nothing_of_three_switchovers() {
     nobody_noticed(&journals);
     assert_eq!(audit(&journals, lab.primary().expect("a primary")).await, [0; 0]);
     assert_eq!(here.metric("pgsluice_failovers_total"), 3.0);
+    eventually("it is known that nothing of the log is lost", || {
+        here.metric("pgsluice_failover_lost_wal_bytes") == 0.0
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

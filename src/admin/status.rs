@@ -32,6 +32,8 @@ pub struct Status {
     pub held_statements: u64,
     /// Changes from one primary to another since the start.
     pub failovers: u64,
+    /// Bytes of the old primary's log that the last failover has lost, as far as was sampled; none where that isn't known.
+    pub lost_wal_bytes: Option<u64>,
     /// In the configuration's order.
     pub nodes: Vec<NodeStatus>,
     /// Pools that have, or wait for, connections.

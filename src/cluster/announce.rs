@@ -1,5 +1,6 @@
 //! The log: one line for each change between two tables, none while nothing changes.
 
+use super::loss::LostLog;
 use super::node::NodeRole;
 use super::routing_table::{NoPrimary, NodeState, RoutingTable};
 use super::serving::Serving;
@@ -11,6 +12,11 @@ pub(super) fn announce(before: &RoutingTable, after: &RoutingTable) {
         announce_serving(old, new);
     }
     announce_primary(before, after);
+    if let Some(lost) = after.stats.lost
+        && before.stats.lost != after.stats.lost
+    {
+        announce_loss(&lost);
+    }
     if after.split_brain && !before.split_brain {
         let claimants: Vec<&str> = after
             .nodes
@@ -27,6 +33,18 @@ pub(super) fn announce(before: &RoutingTable, after: &RoutingTable) {
     let serving = |table: &RoutingTable| table.standbys().any(|node| node.serving == Serving::Serving);
     if serving(before) && !serving(after) {
         tracing::warn!("no standby is fit for reads any more");
+    }
+}
+
+fn announce_loss(lost: &LostLog) {
+    let (timeline, sampled, end, bytes) = (lost.timeline.0, lost.sampled, lost.end, lost.bytes());
+    if bytes == 0 {
+        tracing::info!(timeline, %sampled, %end, "failover: the new primary has all that was seen of the old one's log");
+    } else {
+        tracing::warn!(
+            timeline, %sampled, %end, bytes,
+            "failover: the new primary lacks log that the old one had written: what was committed in it is lost, as far as it was"
+        );
     }
 }
 

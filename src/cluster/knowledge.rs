@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::election::{self, ClusterState, Elected, Hold, HoldPhase, Term};
 use super::freshness::{Fresh, Freshness};
+use super::loss::LostLog;
 use super::lsn::{Lsn, Timeline};
 use super::node::{NodeId, NodeRole};
 use super::node_view::{Answered, NodeView, Took};
 use super::position::Fork;
 use super::reading::{Reading, ReplayProgress, ServerState};
-use super::routing_table::{ClusterStats, NoPrimary, NodeState, RoutingTable};
+use super::routing_table::{ClusterStats, NoPrimary, NodeState, PrimarySample, RoutingTable};
 use super::serving::{Lag, Serving, Verdict};
 use super::state_file::Remembered;
 use crate::config::NodeConfig;
@@ -27,6 +28,8 @@ pub struct Knowledge {
     elected: Elected,
     failovers: u64,
     last_failover: Option<Duration>,
+    /// Where the primary was when it was last asked that the last failover has left.
+    left: Option<PrimarySample>,
     without_primary_since: Option<Instant>,
     /// The writes are to move to a standby, and wait.
     paused: bool,
@@ -73,6 +76,7 @@ impl Knowledge {
             freshness: Freshness::default(),
             failovers: 0,
             last_failover: None,
+            left: None,
             without_primary_since: Some(now),
             paused: false,
             yielding: None,
@@ -234,6 +238,8 @@ impl Knowledge {
             && moved(before, after)
         {
             self.failovers += 1;
+            let of_before = |sample: &PrimarySample| (sample.node, sample.timeline) == (before.node, before.timeline);
+            self.left = self.freshness.newest().filter(of_before);
             let waited = self
                 .without_primary_since
                 .map(|since| now.saturating_duration_since(since));
@@ -358,6 +364,7 @@ impl Knowledge {
             stats: ClusterStats {
                 failovers: self.failovers,
                 last_failover: self.last_failover,
+                lost: self.left.and_then(|left| LostLog::of(&left, &self.forks())),
                 split_brain: self.elected.split_brain,
             },
         }

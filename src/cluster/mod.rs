@@ -12,6 +12,7 @@
 pub mod election;
 pub mod freshness;
 pub mod knowledge;
+pub mod loss;
 pub mod lsn;
 pub mod node;
 pub mod node_view;

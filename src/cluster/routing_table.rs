@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::loss::LostLog;
 use super::lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
 use super::node::{NodeId, NodeRole};
 use super::position::Fork;
@@ -248,6 +249,8 @@ pub struct ClusterStats {
     pub failovers: u64,
     /// From the last failover's first moment without a primary until the next one was published; zero when there was none.
     pub last_failover: Option<Duration>,
+    /// What the last failover has lost, as far as was sampled; `None` where that isn't known, and where there was none.
+    pub lost: Option<LostLog>,
     /// As in the table, for a gauge.
     pub split_brain: bool,
 }

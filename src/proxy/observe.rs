@@ -55,6 +55,8 @@ impl Observer {
         metrics
             .gauge(metrics::HELD_STATEMENTS, &[])
             .set(self.shared.held.load(Ordering::Relaxed) as f64);
+        let lost = table.stats.lost.map_or(f64::NAN, |lost| lost.bytes() as f64);
+        metrics.gauge(metrics::FAILOVER_LOST_BYTES, &[]).set(lost);
         metrics.counter(metrics::FAILOVERS, &[]).absolute(table.stats.failovers);
         let clients = self.clients(&table);
         for (state, count) in [
@@ -257,6 +259,7 @@ impl AdminSource for Observer {
             clients: self.clients(&table),
             held_statements: self.shared.held.load(Ordering::Relaxed) as u64,
             failovers: table.stats.failovers,
+            lost_wal_bytes: table.stats.lost.map(|lost| lost.bytes()),
             nodes: nodes.collect(),
             pools: self.pools(&table, now),
             ..Status::default()
