@@ -417,10 +417,26 @@ impl Server {
 #[derive(Debug, Clone)]
 enum Event {
     Probe {
+        proxy: usize,
         node: usize,
     },
     /// Asked now, answered at a later `Deliver`, perhaps out of order.
     Ask {
+        proxy: usize,
+        node: usize,
+    },
+    /// A proxy starts anew, with nothing but its state file.
+    Forget {
+        proxy: usize,
+    },
+    /// A proxy hears that the node is none any more.
+    Leave {
+        proxy: usize,
+        node: usize,
+    },
+    /// A proxy hears that it is one again.
+    Join {
+        proxy: usize,
         node: usize,
     },
     Deliver {
@@ -449,13 +465,17 @@ enum Event {
 }
 
 fn event(nodes: usize) -> impl Strategy<Value = Event> {
-    let node = 0..nodes;
+    let (node, proxy) = (0..nodes, 0..PROXIES);
+    let both = (proxy, node.clone());
     let reach = prop_oneof![
         3 => Just(Reach::Open), 1 => Just(Reach::Stopped), 1 => Just(Reach::Partitioned), 1 => Just(Reach::Refusing)
     ];
     prop_oneof![
-        12 => node.clone().prop_map(|node| Event::Probe { node }),
-        3 => node.clone().prop_map(|node| Event::Ask { node }),
+        12 => both.clone().prop_map(|(proxy, node)| Event::Probe { proxy, node }),
+        3 => both.clone().prop_map(|(proxy, node)| Event::Ask { proxy, node }),
+        1 => (0..PROXIES).prop_map(|proxy| Event::Forget { proxy }),
+        1 => both.clone().prop_map(|(proxy, node)| Event::Leave { proxy, node }),
+        2 => both.prop_map(|(proxy, node)| Event::Join { proxy, node }),
         3 => (0usize..8).prop_map(|which| Event::Deliver { which }),
         2 => node.clone().prop_map(|node| Event::Promote { node }),
         4 => (node.clone(), reach).prop_map(|(node, reach)| Event::Reach { node, reach }),
@@ -468,13 +488,21 @@ fn event(nodes: usize) -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A cluster of servers, the proxy's readings of it, and the promises that the elections have made so far.
+/// So many proxies look at the same servers, each at moments of its own. Promotions are asked for by the first.
+const PROXIES: usize = 2;
+
+/// A cluster of servers, and what the proxies make of it.
 struct World {
     servers: Vec<Server>,
-    bench: Bench,
+    proxies: Vec<Proxy>,
     runs: i64,
-    /// Answers under way: asked at, node, outcome.
-    in_flight: Vec<(u64, usize, Outcome)>,
+    /// Answers under way: the proxy that has asked, when, the node, what it said.
+    in_flight: Vec<(usize, u64, usize, Outcome)>,
+}
+
+/// One proxy's readings, and the promises that its elections have made so far.
+struct Proxy {
+    bench: Bench,
     terms: HashMap<u64, Term>,
 }
 
@@ -494,29 +522,51 @@ impl World {
         let servers: Vec<Server> = (0..nodes).map(server).collect();
         World {
             servers,
-            bench: Bench::new(nodes),
+            proxies: std::iter::repeat_with(|| Proxy::new(nodes)).take(PROXIES).collect(),
             runs: 100,
             in_flight: Vec::new(),
-            terms: HashMap::new(),
         }
     }
 
     fn apply(&mut self, event: Event) {
         match event {
-            Event::Probe { node } => {
+            Event::Probe { proxy, node } => {
                 let seen = self.servers[node].look();
-                self.bench.now += 1;
-                self.deliver(self.bench.now, node, seen);
+                let bench = self.tick(proxy);
+                self.proxies[proxy].deliver(bench, node, seen);
             }
-            Event::Ask { node } => {
-                self.bench.now += 1;
-                self.in_flight.push((self.bench.now, node, self.servers[node].look()));
+            Event::Ask { proxy, node } => {
+                let asked = self.tick(proxy);
+                let seen = self.servers[node].look();
+                self.in_flight.push((proxy, asked, node, seen));
             }
             Event::Deliver { which } => {
                 if !self.in_flight.is_empty() {
-                    let (asked, node, outcome) = self.in_flight.swap_remove(which % self.in_flight.len());
-                    self.bench.now += 1;
-                    self.deliver(asked, node, outcome);
+                    let (proxy, asked, node, outcome) = self.in_flight.swap_remove(which % self.in_flight.len());
+                    self.tick(proxy);
+                    self.proxies[proxy].deliver(asked, node, outcome);
+                }
+            }
+            Event::Forget { proxy } => {
+                self.in_flight.retain(|flight| flight.0 != proxy);
+                let before = &self.proxies[proxy].bench;
+                let (now, start, remembered) = (before.now, before.start, before.elected.state);
+                let mut anew = Proxy::new(self.servers.len());
+                (anew.bench.now, anew.bench.start) = (now, start);
+                anew.bench.elected.state = ClusterState {
+                    system_identifier: remembered.system_identifier,
+                    highest_timeline: remembered.highest_timeline,
+                    ..ClusterState::default()
+                };
+                self.proxies[proxy] = anew;
+            }
+            Event::Leave { proxy, node } => self.proxies[proxy].bench.views[node] = NodeView::departed(),
+            Event::Join { proxy, node } => {
+                let view = &mut self.proxies[proxy].bench.views[node];
+                if view.has_departed() {
+                    *view = NodeView::default();
+                    // The watch over the node that was there before is over.
+                    self.in_flight.retain(|flight| (flight.0, flight.2) != (proxy, node));
                 }
             }
             Event::Promote { node } => {
@@ -554,22 +604,69 @@ impl World {
                 }
             }
             Event::Hold => {
-                if let Some(above) = self.bench.elected.timeline {
-                    self.bench.elected.state.hold = Some(Hold {
+                let first = &mut self.proxies[0].bench.elected;
+                if let Some(above) = first.timeline {
+                    first.state.hold = Some(Hold {
                         above,
                         phase: HoldPhase::Promoting,
                     });
                 }
             }
-            Event::Release => self.bench.elected.state.hold = None,
+            Event::Release => self.proxies[0].bench.elected.state.hold = None,
             Event::Uncertain => {
-                if let Some(hold) = &mut self.bench.elected.state.hold {
+                if let Some(hold) = &mut self.proxies[0].bench.elected.state.hold {
                     hold.phase = HoldPhase::Uncertain;
                 }
             }
-            Event::Wait { millis } => self.bench.now += millis,
+            Event::Wait { millis } => self.proxies.iter_mut().for_each(|proxy| proxy.bench.now += millis),
         }
-        self.elect_and_check();
+        self.proxies.iter_mut().for_each(Proxy::elect_and_check);
+    }
+
+    /// A millisecond passes for a proxy. Answers what its clock says then.
+    fn tick(&mut self, proxy: usize) -> u64 {
+        let bench = &mut self.proxies[proxy].bench;
+        bench.now += 1;
+        bench.now
+    }
+
+    /// Everything can be reached again, and everybody is asked by everybody: then the newest primary leads, for all proxies.
+    fn settle(&mut self) {
+        self.apply(Event::Release);
+        for node in 0..self.servers.len() {
+            let reach = Reach::Open;
+            self.apply(Event::Reach { node, reach });
+            (0..PROXIES).for_each(|proxy| self.apply(Event::Join { proxy, node }));
+        }
+        for _ in 0..2 {
+            self.apply(Event::Wait { millis: 10 });
+            for node in 0..self.servers.len() {
+                (0..PROXIES).for_each(|proxy| self.apply(Event::Probe { proxy, node }));
+            }
+        }
+        for proxy in &self.proxies {
+            let elected = &proxy.bench.elected;
+            let ours = |server: &Server| Some(server.system_identifier) == elected.system_identifier;
+            let highest = elected.timeline.map(|timeline| timeline.0);
+            let claims: Vec<usize> = (0..self.servers.len())
+                .filter(|index| ours(&self.servers[*index]) && !self.servers[*index].in_recovery)
+                .filter(|index| Some(self.servers[*index].timeline) == highest)
+                .collect();
+            match claims[..] {
+                [] => assert_eq!(proxy.bench.primary(), None),
+                [only] => assert_eq!(proxy.bench.primary(), Some(only as u16), "{elected:?}"),
+                [..] => assert!(elected.split_brain),
+            }
+        }
+    }
+}
+
+impl Proxy {
+    fn new(nodes: usize) -> Proxy {
+        Proxy {
+            bench: Bench::new(nodes),
+            terms: HashMap::new(),
+        }
     }
 
     fn deliver(&mut self, asked: u64, node: usize, outcome: Outcome) {
@@ -635,34 +732,6 @@ impl World {
             &SETTINGS,
         );
         assert_eq!(again, after);
-    }
-
-    /// Everything can be reached again, and everybody is asked: then the newest primary leads.
-    fn settle(&mut self) {
-        self.apply(Event::Release);
-        for node in 0..self.servers.len() {
-            self.apply(Event::Reach {
-                node,
-                reach: Reach::Open,
-            });
-        }
-        for _ in 0..2 {
-            self.apply(Event::Wait { millis: 10 });
-            for node in 0..self.servers.len() {
-                self.apply(Event::Probe { node });
-            }
-        }
-        let ours = |server: &Server| Some(server.system_identifier) == self.bench.elected.system_identifier;
-        let highest = self.bench.elected.timeline.map(|timeline| timeline.0);
-        let claims: Vec<usize> = (0..self.servers.len())
-            .filter(|index| ours(&self.servers[*index]) && !self.servers[*index].in_recovery)
-            .filter(|index| Some(self.servers[*index].timeline) == highest)
-            .collect();
-        match claims[..] {
-            [] => assert_eq!(self.bench.primary(), None),
-            [only] => assert_eq!(self.bench.primary(), Some(only as u16), "{:?}", self.bench.elected),
-            [..] => assert!(self.bench.elected.split_brain),
-        }
     }
 }
 
