@@ -1,17 +1,18 @@
 # `make demo` on a fresh Debian or Ubuntu with Rust shows all of it. `make` lists the rest.
 
 CARGO ?= cargo
-# For the demo, the drivers, the suite and the benchmark: make demo ARGS="--port 6432"
+# For the demo, the soak, the drivers, the suite and the benchmark: make demo ARGS="--port 6432"
 ARGS ?=
 # make bench QUICK=1, make drivers QUICK=1, make regress QUICK=1
 QUICK ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup demo test drivers regress fuzz lint bench bench-classify build clean
+.PHONY: help setup demo test soak drivers regress fuzz lint bench bench-classify build clean
 
 help:
 	@echo 'make demo    set up this machine, build, and show pgsluice at work until Ctrl-C'
 	@echo 'make test    set up this machine, run all tests, and count them'
+	@echo 'make soak    hundreds of failovers under load, and how long writes take after one; ARGS="--rounds 20 bank"'
 	@echo 'make drivers the drivers of ten languages, directly and through the proxy; ARGS="jdbc pg" takes only these'
 	@echo 'make regress PostgreSQL'"'"'s regression suite, directly and through the proxy; ARGS="rules plpgsql" takes only these,'
 	@echo '             ARGS=--isolation the isolation suite'
@@ -32,6 +33,9 @@ demo: setup build
 test:
 	@scripts/setup.sh --tests
 	@scripts/test.sh
+
+soak:
+	@scripts/soak.sh $(ARGS)
 
 drivers:
 	@scripts/drivers.sh $(if $(QUICK),--quick) $(ARGS)

@@ -10,7 +10,7 @@ use pgsluice::admin::status::Role;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
 use tokio::task::JoinHandle;
 
-use super::ledger::{Books, History, LeftBehind, Row, Try, Verdict, judge};
+use super::ledger::{Books, History, LeftBehind, Row, Try, judge};
 use super::support::dice::Dice;
 use super::support::forwarder::Forwarder;
 use super::support::{Proxy, direct, ended, eventually, until_replayed};
@@ -34,7 +34,7 @@ pub enum Replication {
 
 /// How a primary is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
+pub enum Loss {
     Fast,
     Immediate,
     Kill,
@@ -48,7 +48,7 @@ enum Loss {
 
 /// Who makes another one the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Promotion {
+pub enum Promotion {
     /// Nobody: the old one comes back.
     Nobody,
     /// `pg_promote()`, and nothing else.
@@ -80,10 +80,10 @@ const PROMOTIONS: [Promotion; 5] = [
 /// What happens in a round.
 #[derive(Debug, Clone, Copy)]
 pub struct Failover {
-    loss: Loss,
+    pub loss: Loss,
     /// Until somebody does something about it.
-    pause: Duration,
-    promotion: Promotion,
+    pub pause: Duration,
+    pub promotion: Promotion,
 }
 
 impl fmt::Display for Failover {
@@ -99,6 +99,15 @@ impl Failover {
             loss: dice.of(&LOSSES),
             pause: Duration::from_millis(dice.of(&[0, 0, 100, 1000, 2500])),
             promotion: dice.of(&PROMOTIONS),
+        }
+    }
+
+    /// One with a pause of so many milliseconds.
+    pub fn new(loss: Loss, pause: u64, promotion: Promotion) -> Failover {
+        Failover {
+            loss,
+            pause: Duration::from_millis(pause),
+            promotion,
         }
     }
 
@@ -193,35 +202,41 @@ impl Bench {
         bench
     }
 
-    /// A round that is drawn.
-    pub async fn round(&mut self) {
-        let mut failover = Failover::drawn(&mut self.dice);
-        while !failover.suits(&self.lab, self.replication) {
-            failover = Failover::drawn(&mut self.dice);
+    /// What the next round is to be.
+    pub fn draw(&mut self) -> Failover {
+        loop {
+            let failover = Failover::drawn(&mut self.dice);
+            if failover.suits(&self.lab, self.replication) {
+                return failover;
+            }
         }
-        self.carry_out(failover);
     }
 
-    /// A primary is lost, another is made, and the old one comes back as a standby.
-    fn carry_out(&mut self, failover: Failover) {
+    /// A primary is lost, another is made, and the old one comes back as a standby. Answers when the loss began, and when it was complete.
+    pub fn carry_out(&mut self, failover: Failover) -> (Instant, Instant) {
         self.rounds += 1;
         self.all_go_on();
         let began = Instant::now();
         let old = self.proxy.status().primary.expect("a primary");
-        print!("round {}: {failover}, from {old}: ", self.rounds);
         let since = self.sql(&old, "select clock_timestamp() - interval '1min'");
+        let loses = Instant::now();
         self.lose(failover.loss, &old);
+        let lost = Instant::now();
         std::thread::sleep(failover.pause);
-        if failover.promotion == Promotion::Nobody {
+        let story = if failover.promotion == Promotion::Nobody {
             self.bring_back(failover.loss, &old);
+            String::new()
         } else {
-            self.move_on(failover, &old, &since);
-        }
+            self.move_on(failover, &old, &since)
+        };
         self.proxy.until_serving(3);
-        println!("{:.1?}", began.elapsed());
+        let (round, took) = (self.rounds, began.elapsed());
+        println!("round {round}: {failover}, from {old}: {story}over after {took:.1?}");
+        (loses, lost)
     }
 
-    fn move_on(&mut self, failover: Failover, old: &str, since: &str) {
+    /// Answers what there is to tell of it.
+    fn move_on(&mut self, failover: Failover, old: &str, since: &str) -> String {
         self.promote(failover.promotion, old);
         let mut new = None;
         eventually("the proxy has another primary", || {
@@ -229,27 +244,32 @@ impl Bench {
             new.is_some()
         });
         let (new, known_since) = (new.expect("a primary"), Instant::now());
+        // Where commits wait for a standby, they wait for one that follows.
         if self.replication == Replication::Asynchronous {
             self.all_go_on();
-            print!("all have gone on after {:.1?}, ", known_since.elapsed());
         }
+        let gone_on = known_since.elapsed();
         self.bring_back(failover.loss, old);
         eventually("the old primary is known as one", || {
             self.proxy.node(old).role == Role::StalePrimary
         });
         assert!(!self.proxy.node(old).serving, "{:?}", self.proxy.node(old));
         let tries = self.left_behind(old, &new, since);
-        print!("{} tries were left behind, ", tries.len());
+        let story = format!(
+            "to {new}, all went on after {gone_on:.1?}, {} tries left behind, ",
+            tries.len()
+        );
         if failover.may_lose(self.replication) {
             self.left.push(LeftBehind { tries, known_since });
         }
         for node in self.lab.nodes().iter().filter(|node| node.name() != new) {
             self.lab.rejoin(node.name(), &mut Quiet).expect("a standby again");
         }
+        story
     }
 
     /// Ends everything, and holds what was told against what is there.
-    pub async fn close(self) -> Verdict {
+    pub async fn close(self) -> History {
         self.all_go_on();
         self.bank.close();
         let mut history = History::default();
@@ -273,7 +293,7 @@ impl Bench {
         );
         let violations = verdict.violations();
         assert!(violations.is_empty(), "{violations:#?}");
-        verdict
+        history
     }
 
     /// Waits until every teller has had more transfers acknowledged.
