@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use pgsluice::admin::status::Role;
 use pgsluice::lab::{LabGuard, LabOptions, Quiet, StopMode};
 use support::journal::{Journals, audit};
@@ -1077,4 +1078,36 @@ async fn who_may_lead_next_has_connections_before_it_leads() {
     write(clients).await;
     let wrote = lab.sql("node2", "select string_agg(pid::text, ',' order by pid) from t");
     assert_eq!(wrote.expect("processes"), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_slept_through_a_promotion_writes_nothing_to_the_old_primary() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[monitor]\ninterval = \"100ms\"\ntimeout = \"200ms\"\n");
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(proxy.client().await);
+    }
+    clients[0]
+        .batch_execute("create table t (n int)")
+        .await
+        .expect("a table");
+    for client in &clients {
+        client.batch_execute("insert into t values (0)").await.expect("a row");
+    }
+    until_replayed(&lab);
+    proxy.signal(Signal::SIGSTOP);
+    lab.sql("node2", "select pg_promote()").expect("a promotion");
+    // They wait in the sockets when the proxy wakes up.
+    let writes: Vec<_> = clients
+        .into_iter()
+        .map(|client| tokio::spawn(async move { client.execute("insert into t values (1)", &[]).await }))
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    proxy.signal(Signal::SIGCONT);
+    for write in writes {
+        ended("a write", write).await.expect("a write");
+    }
+    let count = |node: &str| lab.sql(node, "select count(*) from t where n = 1").expect("a count");
+    assert_eq!((count("node1"), count("node2")), ("0".to_owned(), "4".to_owned()));
 }

@@ -401,6 +401,7 @@ impl Knowledge {
             durable_as_of: fresh.and_then(|fresh| fresh.durable_as_of),
             lag_bytes: fresh.map(|fresh| fresh.behind_bytes),
             timeline: view.timeline(),
+            last_asked: view.asked_at(),
             last_error: match self.twin(index) {
                 Some(other) => Some(format!("another address of {other}'s server").into()),
                 None => view.failure().map(|failure| Arc::clone(&failure.message)),

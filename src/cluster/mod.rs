@@ -98,6 +98,10 @@ pub(crate) struct Shared {
     /// When a read last asked for fresher readings without waiting for them, in milliseconds since `started`.
     nudged: AtomicU64,
     started: Instant,
+    /// When the last idle time ended, in milliseconds since `started`; 0 before.
+    woke: AtomicU64,
+    /// A table whose primary was asked longer ago may tell of the past.
+    current_for: Duration,
     /// As soon as the primary has answered, standbys are to be asked whether they have come so far.
     standbys_next: AtomicBool,
     /// One for each place; wakes its monitor.
@@ -126,7 +130,10 @@ impl Cluster {
             .transpose()?
             .flatten();
         let knowledge = Knowledge::new(settings(config), &blank, remembered, now);
-        let shared = Arc::new(Shared::new(RoutingTable::at_start(&config.cluster.nodes, now)));
+        let shared = Arc::new(Shared::new(
+            RoutingTable::at_start(&config.cluster.nodes, now),
+            2 * (config.monitor.interval + config.monitor.timeout),
+        ));
         let (sender, events) = mpsc::channel(EVENTS_QUEUED);
         let (remember, to_write) = watch::channel(remembered);
         let book = Book::of(&config.cluster.nodes);
@@ -179,7 +186,7 @@ impl Cluster {
     /// A cluster that nobody watches, with this table for ever: for tests, and for explaining a route without a server.
     pub fn frozen(table: RoutingTable) -> Cluster {
         Cluster(Arc::new(Watched {
-            shared: Arc::new(Shared::new(table)),
+            shared: Arc::new(Shared::new(table, Duration::MAX)),
             fixed: watch::Sender::new(Arc::default()),
             book: Book::of(&[]),
             sources: watch::Sender::default(),
@@ -238,8 +245,21 @@ impl Cluster {
     /// A client has sent a statement. Keeps the probing at its full rate; costs one relaxed load in the steady state.
     pub fn note_statement(&self) {
         if self.0.shared.activity.note() {
+            self.0.shared.woke.store(self.0.shared.millis(), Ordering::Relaxed);
             self.0.shared.wake_all();
         }
+    }
+
+    /// Whether a table may tell of the past: while no client sent anything the nodes were asked seldom, and a process that was frozen has
+    /// asked nobody. A primary of then may be none any more, and yet take writes.
+    pub fn is_out_of_date(&self, table: &RoutingTable, now: Instant) -> bool {
+        let shared = &self.0.shared;
+        let asked = table.primary_state().and_then(|row| row.last_asked);
+        asked.is_some_and(|asked| {
+            let woke = shared.woke.load(Ordering::Relaxed);
+            now.saturating_duration_since(asked) > shared.current_for
+                || (woke > 0 && asked < shared.started + Duration::from_millis(woke))
+        })
     }
 
     /// Asks every node now.
@@ -270,7 +290,7 @@ impl Cluster {
     /// As [`Cluster::freshen`], for reads that didn't wait and those that will follow: no more often than every [`NUDGE_PAUSE`].
     pub fn nudge(&self, floor: Option<Instant>) {
         let shared = &self.0.shared;
-        let now = u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = shared.millis();
         let last = shared.nudged.load(Ordering::Relaxed);
         let due = now >= last.saturating_add(NUDGE_PAUSE.as_millis() as u64);
         if due
@@ -369,7 +389,8 @@ pub enum Hint {
 }
 
 impl Shared {
-    fn new(table: RoutingTable) -> Shared {
+    /// `current_for` is how old a reading of the primary may be that writes go by.
+    fn new(table: RoutingTable, current_for: Duration) -> Shared {
         Shared {
             wake: (0..PLACES).map(|_| Notify::new()).collect(),
             table: ArcSwap::from_pointee(table),
@@ -377,9 +398,15 @@ impl Shared {
             published: watch::Sender::new(0),
             nudged: AtomicU64::new(0),
             started: Instant::now(),
+            woke: AtomicU64::new(0),
+            current_for,
             standbys_next: AtomicBool::new(false),
             activity: Activity::new(),
         }
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn hint(&self, node: NodeId, hint: Hint) {

@@ -230,7 +230,7 @@ mod tests {
             tls: NodeTls::default(),
         };
         let mut table = RoutingTable::at_start(&cluster.nodes, Instant::now());
-        let shared = Arc::new(Shared::new(table.clone()));
+        let shared = Arc::new(Shared::new(table.clone(), Duration::MAX));
         let monitor = Monitor {
             watch: Watch::over(NodeId(0)),
             target: Target {

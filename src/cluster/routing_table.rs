@@ -141,6 +141,8 @@ pub struct NodeState {
     pub version: Option<u32>,
     /// When its last answer came.
     pub last_seen: Option<Instant>,
+    /// When it was last asked, whether it answered or not, as far as the outcome is known.
+    pub last_asked: Option<Instant>,
     /// Why it could not be asked, if the last attempt failed.
     pub last_error: Option<Arc<str>>,
 }
@@ -166,6 +168,7 @@ impl NodeState {
             replay_paused: false,
             version: None,
             last_seen: None,
+            last_asked: None,
             last_error: None,
         }
     }

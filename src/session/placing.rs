@@ -73,6 +73,8 @@ pub struct Placing<'a> {
     catching_up: Option<Instant>,
     /// What it is to see is of a timeline that isn't known here.
     ahead: bool,
+    /// It has waited once for the nodes to say what they are now.
+    woke: bool,
 }
 
 struct Held<'a> {
@@ -101,6 +103,7 @@ impl<'a> Placing<'a> {
             crowded: None,
             catching_up: None,
             ahead: false,
+            woke: false,
         }
     }
 
@@ -286,6 +289,17 @@ impl<'a> Placing<'a> {
         }
     }
 
+    /// Waits until every node has been asked what it is since now.
+    async fn hear_from_all(&self) {
+        let (cluster, began) = (&self.worker.shared.cluster, Instant::now());
+        let asked_since = |row: &NodeState| row.last_asked.is_some_and(|asked| asked > began);
+        let mut news = cluster.published();
+        cluster.request_probe();
+        while !cluster.table().members().all(asked_since) && began.elapsed() < HEARING {
+            let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;
+        }
+    }
+
     /// How long it is better to wait than to go to the primary: for a standby that catches up, or for the primary itself, which may not show yet
     /// what a standby has shown.
     fn waits_instead(&mut self, route: &Route, want: Want, rules: &Rules, history: &History) -> Option<Duration> {
@@ -364,11 +378,17 @@ impl<'a> Placing<'a> {
                     latency: link.latency(now),
                 }
             };
-            let decision = {
+            let (decision, out_of_date) = {
                 let table = shared.cluster.table();
-                decide(want, rules, history, &table, load, self.avoid, now, self.worker.dice())
+                let decision = decide(want, rules, history, &table, load, self.avoid, now, self.worker.dice());
+                let out_of_date = !self.woke && shared.cluster.is_out_of_date(&table, now);
+                (decision, out_of_date)
             };
             match decision {
+                Decision::Go(route) if out_of_date && route.target == Target::Primary => {
+                    self.woke = true;
+                    Box::pin(self.hear_from_all()).await;
+                }
                 Decision::Go(route) => match self.waits_instead(&route, want, rules, history) {
                     None => return Ok(route),
                     // Boxed, here and below: what is rare should take no room in every session.
