@@ -1095,9 +1095,16 @@ async fn a_proxy_that_slept_through_a_promotion_writes_nothing_to_the_old_primar
     for client in &clients {
         client.batch_execute("insert into t values (0)").await.expect("a row");
     }
+    let pinned = proxy.client().await;
+    pinned
+        .batch_execute("create temporary table own (n int)")
+        .await
+        .expect("a table");
     until_replayed(&lab);
     proxy.signal(Signal::SIGSTOP);
     lab.sql("node2", "select pg_promote()").expect("a promotion");
+    // One that is bound to its connection is told that it is lost.
+    let pinned = tokio::spawn(async move { pinned.execute("insert into t values (1)", &[]).await });
     // They wait in the sockets when the proxy wakes up.
     let writes: Vec<_> = clients
         .into_iter()
@@ -1108,6 +1115,8 @@ async fn a_proxy_that_slept_through_a_promotion_writes_nothing_to_the_old_primar
     for write in writes {
         ended("a write", write).await.expect("a write");
     }
+    let told = ended("the pinned session's write", pinned).await.expect_err("its node");
+    assert_eq!(sqlstate(&told), "57P01");
     let count = |node: &str| lab.sql(node, "select count(*) from t where n = 1").expect("a count");
     assert_eq!((count("node1"), count("node2")), ("0".to_owned(), "4".to_owned()));
 }

@@ -26,13 +26,22 @@ use crate::pool::Settings;
 impl ClientSession {
     /// The session holds a connection: everything goes there.
     pub(super) async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
+        if !self.must_stand_back() {
+            return self.run_held(plan, unit, arrived).await;
+        }
+        if let Err(error) = Box::pin(self.stand_back()).await? {
+            return self.report(error, plan, &unit.frames).await;
+        }
+        match &self.phase {
+            Phase::Attached(_) => self.run_held(plan, unit, arrived).await,
+            Phase::Idle | Phase::Aborted { .. } => Box::pin(self.place_and_run(plan, unit, arrived)).await,
+        }
+    }
+
+    async fn run_held(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
         let Phase::Attached(mut attached) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(());
         };
-        if attached.block.is_none() && attached.route.target == Target::Primary && self.writes_move() {
-            self.phase = Phase::Attached(attached);
-            return self.stand_back(plan, unit, arrived).await;
-        }
         if self.must_leave_standby(&attached, plan) {
             match self.move_to_primary(attached).await? {
                 Ok(moved) => attached = moved,
@@ -179,13 +188,21 @@ impl ClientSession {
         }
     }
 
-    /// Whether what begins on the primary now has to wait until the writes have moved.
-    fn writes_move(&self) -> bool {
-        self.worker.shared.cluster.table().why_no_primary == Some(NoPrimary::SwitchingOver)
+    /// Whether what begins on the primary now has to wait: the writes are moving, or may have moved unnoticed.
+    fn must_stand_back(&self) -> bool {
+        let Phase::Attached(attached) = &self.phase else {
+            return false;
+        };
+        let cluster = &self.worker.shared.cluster;
+        let table = cluster.table();
+        attached.block.is_none()
+            && attached.route.target == Target::Primary
+            && (table.why_no_primary == Some(NoPrimary::SwitchingOver)
+                || cluster.is_out_of_date(&table, Instant::now()))
     }
 
-    /// Waits until it is clear who takes writes, with a connection that may be to the primary that was.
-    async fn stand_back(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
+    /// Waits until it is clear who takes writes, with a connection that may be to the primary that was, and is lost then.
+    async fn stand_back(&mut self) -> Result<Result<(), SessionError>, End> {
         let worker = Rc::clone(&self.worker);
         let rules = rules(&worker.shared.config.load());
         let mut placing = Placing::new(&worker);
@@ -196,18 +213,12 @@ impl ClientSession {
             () = slot.cancelled_while_waiting() => Err(SessionError::Cancelled),
             () = self.client.gone() => return Err(End::Left),
         };
-        if let Err(error) = there_is_one {
-            return self.report(error, plan, &unit.frames).await;
-        }
         if let Phase::Attached(attached) = &mut self.phase
             && (!attached.lease.conn().is_fit() || worker.shared.cluster.table().primary != Some(attached.route.node))
         {
             self.held_connection_lost()?;
         }
-        match &self.phase {
-            Phase::Attached(_) => Box::pin(self.run_attached(plan, unit, arrived)).await,
-            Phase::Idle | Phase::Aborted { .. } => Box::pin(self.place_and_run(plan, unit, arrived)).await,
-        }
+        Ok(there_is_one)
     }
 
     /// A READ ONLY block was placed on a standby, and now comes something that a standby would do wrongly rather than refuse.
