@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PATH="$PATH:${HOME:-/root}/.cargo/bin"
 here=tests/drivers
 tools=$PWD/target/drivers
-all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex prisma jdbc tokio-postgres sqlx libpq perl php ruby go odbc)
+all=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex prisma jdbc tokio-postgres sqlx libpq perl php ruby go odbc failovers)
 # What --quick takes: those that need no large installation.
-quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl)
+quick_ones=(psycopg asyncpg psycopg2 sqlalchemy django pg postgres-js knex jdbc tokio-postgres libpq perl failovers)
 # A driver that takes longer than this hangs.
 limit=600
 
@@ -113,10 +113,10 @@ setup_java() {
     command -v javac >/dev/null || apt_install default-jdk-headless
     [ -e "$jdbc_jar" ] || apt_install libpostgresql-jdbc-java
     local classes=$tools/java
-    [ "$classes/Jdbc.class" -nt "$here/Jdbc.java" ] && return
-    say "compiling Jdbc.java"
+    [ "$classes/Jdbc.class" -nt "$here/Jdbc.java" ] && [ "$classes/Failovers.class" -nt "$here/Failovers.java" ] && return
+    say "compiling Jdbc.java and Failovers.java"
     mkdir -p "$classes"
-    javac -Xlint:all -cp "$jdbc_jar" -d "$classes" "$here/Jdbc.java" >&2
+    javac -Xlint:all -cp "$jdbc_jar" -d "$classes" "$here/Jdbc.java" "$here/Failovers.java" >&2
 }
 
 setup_libpq() {
@@ -166,10 +166,10 @@ setup_sqlx() {
 jdbc_jar=/usr/share/java/postgresql.jar
 scripts/setup.sh >&2
 command -v openssl >/dev/null || apt_install openssl
-if wants psycopg asyncpg psycopg2 sqlalchemy django odbc; then setup_python; fi
+if wants psycopg asyncpg psycopg2 sqlalchemy django odbc failovers; then setup_python; fi
 if wants pg postgres-js knex; then setup_node; fi
 if wants prisma; then setup_prisma; fi
-if wants jdbc; then setup_java; fi
+if wants jdbc failovers; then setup_java; fi
 if wants libpq; then setup_libpq; fi
 if wants odbc; then setup_odbc; fi
 if wants go; then setup_go; fi
@@ -233,13 +233,17 @@ start_proxy() {
     proxies+=("$pid")
     for _ in $(seq 300); do
         kill -0 "$pid" 2>/dev/null || break
-        if "$pgsluice" status --json --url "http://127.0.0.1:$admin" 2>/dev/null | python3 -c '
-import json, sys
-sys.exit(sum(bool(node["serving"]) for node in json.load(sys.stdin)["nodes"]) < 3)' 2>/dev/null; then return; fi
+        if serves_all "$admin"; then return; fi
         sleep 0.1
     done
     cat "$dir/$name.log" >&2
     fail "the proxy does not serve all three nodes"
+}
+
+serves_all() {
+    "$pgsluice" status --json --url "http://127.0.0.1:$1" 2>/dev/null | python3 -c '
+import json, sys
+sys.exit(sum(bool(node["serving"]) for node in json.load(sys.stdin)["nodes"]) < 3)' 2>/dev/null
 }
 
 say "bringing up one primary and two standbys"
@@ -310,6 +314,78 @@ run() {
     say "$name took $((SECONDS - began)) s"
 }
 
+lab_do() { "$pgsluice" lab --dir "$lab" "$@" >>"$dir/failovers.log" 2>&1 || { tail -n 20 "$dir/failovers.log" >&2; fail "lab $*"; }; }
+
+# Commits wait for a standby, so that nothing which was acknowledged is lost with a primary that is killed; or don't, again.
+replicate() {
+    local port
+    for port in "$base" $((base + 1)) $((base + 2)); do
+        at "$port" "alter system $1"
+        at "$port" 'select pg_reload_conf()' >/dev/null
+    done
+}
+
+# One primary is lost after another, and comes back as a standby, while applications go on.
+fail_over() {
+    local count=$1 round mode primary next other received most
+    local modes=(kill fast immediate)
+    primary=node1
+    for round in $(seq "$count"); do
+        mode=${modes[round % 3]}
+        sleep 0.5
+        lab_do stop "$primary" --mode "$mode"
+        most=-1
+        for other in 1 2 3; do
+            [ "node$other" = "$primary" ] && continue
+            received=$(at $((base + other - 1)) "select pg_last_wal_receive_lsn() - '0/0'")
+            if [ "$received" -gt "$most" ]; then most=$received next=node$other; fi
+        done
+        lab_do promote "$next"
+        lab_do rejoin "$primary"
+        primary=$next
+        for _ in $(seq 300); do serves_all "$((base + 4))" && continue 2; sleep 0.1; done
+        fail "the proxy does not serve all three nodes after failover $round"
+    done
+    touch "$DRIVERS_STOP"
+}
+
+# psycopg and JDBC at once. Last, since others take the first node for the primary.
+run_failovers() {
+    local count=10 name output began=$SECONDS status pids=()
+    [ -z "$quick" ] || count=3
+    export DRIVERS_STOP=$dir/stop DRIVERS_FAILOVERS=$count
+    for name in psycopg jdbc; do sql "create database drivers_failovers_${name}_proxy"; done
+    until_replayed
+    replicate "set synchronous_standby_names = 'any 1 (*)'"
+    DRIVERS_DATABASE=drivers_failovers_psycopg timeout --kill-after=5 "$limit" "$tools/venv/bin/python" "$here/failovers.py" \
+        </dev/null >"$dir/failovers_psycopg.out" 2>"$dir/failovers_psycopg.err" &
+    pids+=("$!")
+    DRIVERS_DATABASE=drivers_failovers_jdbc timeout --kill-after=5 "$limit" \
+        java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$tools/java:$jdbc_jar" Failovers \
+        </dev/null >"$dir/failovers_jdbc.out" 2>"$dir/failovers_jdbc.err" &
+    pids+=("$!")
+    for name in psycopg jdbc; do
+        for _ in $(seq 600); do
+            grep -q '^\(ready\|done\)$' "$dir/failovers_$name.out" && break
+            sleep 0.05
+        done
+    done
+    fail_over "$count"
+    for name in psycopg jdbc; do
+        status=0
+        wait "${pids[0]}" || status=$?
+        pids=("${pids[@]:1}")
+        output=$dir/failovers_$name.out
+        grep -E '^(ok|FAIL) ' "$output" | tee -a "$results" || true
+        if ! grep -q '^done$' "$output"; then
+            printf 'FAIL  %-14s proxy   failovers ended early, with status %s\n' "$name" "$status" | tee -a "$results"
+        fi
+        [ "$status" -eq 0 ] || tail -n 30 "$dir/failovers_$name.err" >&2
+    done
+    replicate "reset synchronous_standby_names"
+    say "failovers took $((SECONDS - began)) s"
+}
+
 # All of it would pass on a proxy that sends everything to the primary.
 standbys_took_reads() {
     local reads
@@ -342,8 +418,10 @@ for name in "${drivers[@]}"; do
         ruby) run ruby ruby "$here/ruby_checks.rb" ;;
         sqlx) run sqlx "$tools/sqlx/debug/sqlx-checks" ;;
         tokio-postgres) run tokio-postgres "$tokio_postgres_test" --nocapture ;;
+        failovers) ;; # See below.
     esac
 done
+if wants failovers && [ -z "$only" ]; then run_failovers; fi
 [ -n "$only" ] || standbys_took_reads
 
 # A session that panics closes one connection, which a check may take for something else.
