@@ -568,6 +568,33 @@ async fn a_read_that_runs_on_a_lost_standby_runs_again_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_on_a_standby_that_hangs_runs_again_elsewhere_once_that_is_known() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[monitor]\ntimeout = \"300ms\"\n");
+    let client = proxy.client().await;
+    client
+        .batch_execute("create table t as select 1 as n")
+        .await
+        .expect("a table");
+    until_replayed(&lab);
+    // Its own write is a moment too new for the standby.
+    let sql = "/* pgsluice: standby */ select n from t";
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.statements("node2").0 == 0 {
+        assert!(Instant::now() < deadline, "no read on the standby");
+        client.query_one(sql, &[]).await.expect("a read");
+    }
+    let (reads, _) = proxy.statements("node2");
+    lab.freeze("node2").expect("frozen");
+    let read = tokio::spawn(async move { client.simple_query(sql).await.map(|messages| messages.len()) });
+    eventually("it was sent to the standby", || proxy.statements("node2").0 > reads);
+    let messages = ended("the read", read).await.expect("an answer all the same");
+    assert_eq!(messages, 3, "a description, a row and a tag");
+    lab.thaw("node2").expect("thawed");
+    proxy.until_serving(2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_on_a_lost_primary_runs_again_on_the_next() {
     for mode in [StopMode::Fast, StopMode::Immediate, StopMode::Kill] {
         let lab = LabGuard::fresh(1).expect("a lab");

@@ -1,8 +1,11 @@
 //! Cuts every connection to a node that is no longer what its connections were opened for: an old primary that was left behind by a
 //! promotion may go on committing for a while (a server that "refuses connections" still has those it had), and whatever it answers
-//! from then on is lost.
+//! from then on is lost. And a standby that hangs would keep the reads that run on it for ever.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::warm;
 use super::workers::Workers;
@@ -10,14 +13,28 @@ use crate::cluster::{NodeId, NodeRole, NodeState, RoutingTable};
 use crate::metrics;
 use crate::session::worker::Shared;
 
+/// A standby that can't be asked for so long is lost, and what runs on it runs again elsewhere. A busy one that is slow to let the monitor in
+/// must not lose what it is busy with.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+/// How often to look for such standbys.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Follows the routing table for ever.
 pub(super) async fn run(shared: Arc<Shared>, workers: Arc<Workers>) {
     let mut changes = shared.cluster.subscribe();
     let mut before = shared.cluster.table().clone();
     let mut last_primary = before.primary;
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if changes.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                return;
+            },
+            _ = look.tick() => {
+                cut_silent(&shared, last_primary);
+                continue;
+            }
         }
         let now = shared.cluster.table().clone();
         warm::prepare(&shared, &workers, &before, &now);
@@ -38,6 +55,31 @@ pub(super) async fn run(shared: Arc<Shared>, workers: Arc<Workers>) {
         last_primary = now.primary.or(last_primary);
         before = now;
     }
+}
+
+fn cut_silent(shared: &Shared, last_primary: Option<NodeId>) {
+    let table = shared.cluster.table();
+    for node in silent(&table, last_primary, Instant::now()) {
+        if shared.pools.link(node).open() == 0 {
+            continue;
+        }
+        let cut = shared.pools.cut(node);
+        let name = table.node(node).map(|row| row.name.to_string()).unwrap_or_default();
+        tracing::warn!(node = %name, connections = cut, "the standby has been silent for too long: connections to it were cut");
+    }
+}
+
+/// Standbys that can't be asked for long. Not the last primary: what runs there may be done, and done once more elsewhere, so it is waited
+/// for until there is another. Pure.
+fn silent(table: &RoutingTable, last_primary: Option<NodeId>, at: Instant) -> Vec<NodeId> {
+    let long_ago = |seen: Instant| at.saturating_duration_since(seen) >= SILENT_FOR;
+    table
+        .nodes
+        .iter()
+        .filter(|node| node.role == NodeRole::Unreachable && last_primary != Some(node.id))
+        .filter(|node| node.last_seen.is_some_and(long_ago))
+        .map(|node| node.id)
+        .collect()
 }
 
 /// The nodes whose connections must go, by what changed between two tables. `last_primary` is the newest that there was: before a promotion
@@ -104,6 +146,20 @@ mod tests {
         assert_eq!(newcomers(&served, &left), []);
         assert_eq!(newcomers(&left, &back), [NodeId(1)]);
         assert_eq!(newcomers(&served, &served), []);
+    }
+
+    #[test]
+    fn a_standby_that_is_silent_for_long_is_cut_and_a_primary_is_not() {
+        use NodeRole::{Standby, Unreachable};
+        let now = Instant::now();
+        let mut lost = table(None, 1, [Unreachable, Unreachable]);
+        for node in &mut lost.nodes {
+            node.last_seen = Some(now);
+        }
+        assert_eq!(silent(&lost, Some(NodeId(0)), now + SILENT_FOR / 2), []);
+        assert_eq!(silent(&lost, Some(NodeId(0)), now + SILENT_FOR), [NodeId(1)]);
+        lost.nodes[1].role = Standby;
+        assert_eq!(silent(&lost, Some(NodeId(0)), now + SILENT_FOR), []);
     }
 
     #[test]
