@@ -170,6 +170,26 @@ fn assert_gets_nothing(lab: &LabGuard, proxy: &Proxy, journals: &Journals, node:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_file_that_one_proxy_sees_loses_no_write_of_another_one_either() {
+    let (lab, proxy) = with_trigger_file();
+    let other = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+    let ours = Journals::start(&proxy, 4).await;
+    let theirs = Journals::join(&other, 4..12).await;
+    ours.all_go_on();
+    theirs.all_go_on();
+    promote(&lab, Promotion::TriggerFile);
+    eventually("the promotion is done", || !lab.trigger_file().exists());
+    ours.all_go_on();
+    theirs.all_go_on();
+    let mut journals = ours.finish().await;
+    journals.extend(theirs.finish().await);
+    assert_eq!(other.status().primary, proxy.status().primary);
+    let leads = proxy.status().primary.expect("a primary");
+    assert_ne!(leads, "node1");
+    assert_eq!(audit(&journals, lab.node(&leads).expect("a node")).await, [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_primary_that_comes_back_gets_nothing_until_it_follows_and_then_reads() {
     let (lab, proxy) = with_trigger_file();
     let journals = Journals::start(&proxy, CLIENTS).await;

@@ -29,6 +29,7 @@ mod asker;
 mod book;
 mod coordinator;
 mod discovery;
+mod handover;
 mod history;
 mod membership;
 mod monitor;

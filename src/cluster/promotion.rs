@@ -1,7 +1,8 @@
 //! The one promotion that pgsluice does itself: the steps that the trigger file asks for.
 //!
 //! ```text
-//! hold writes, fence the old primary ─▶ read every node ─▶ choose ─▶ let the chosen one catch up ─▶ pg_promote()
+//! hold writes, fence the old primary ─▶ hold back who else writes to it ─▶ read every node ─▶ choose
+//!                                                    ─▶ let the chosen one catch up ─▶ pg_promote()
 //!                                                    ─▶ wait until it leads on a higher timeline
 //! ```
 //!
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::coordinator::Event;
+use super::handover::Side;
 use super::lsn::{Lsn, Timeline};
 use super::node::{NodeId, NodeRole};
 use super::probe_connection::{AskError, ProbeConnection};
@@ -32,6 +34,8 @@ use crate::wire::sqlstate::SqlState;
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the candidate may take to receive what the old primary, if it still runs, has written.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may take to keep others from writing to an old primary that still runs.
+const HOLDING_BACK: Duration = Duration::from_millis(1500);
 /// How often to look while waiting. Each look wakes the monitors.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Signals the server and returns; whether it worked is seen by the monitors, sooner than by waiting in the function (100 ms).
@@ -110,12 +114,16 @@ impl Promoter {
             took_ms = millis(began),
             "promotion: writes are held, the old primary is fenced"
         );
-        let outcome = self.promote_above(above).await;
+        let mut old = self.hold_others_back(above).await;
+        let outcome = self.promote_above(above, old.as_mut()).await;
         match &outcome {
             Ok(promoted) => tracing::info!(
                 node = %promoted.node, timeline = promoted.timeline.0, took_ms = millis(began), "promotion: done"
             ),
             Err(error) if error.certainly_not_promoted() => {
+                if let Some(old) = &mut old {
+                    let _ = old.take_writes_again().await;
+                }
                 self.order(Event::Release).await?;
                 tracing::error!(%error, took_ms = millis(began), "promotion: failed, the old primary goes on if it is alive");
             }
@@ -130,11 +138,50 @@ impl Promoter {
         outcome
     }
 
-    async fn promote_above(&self, above: Timeline) -> Result<Promoted, PromotionError> {
+    /// An old primary that still runs gets no more writes from anybody, as far as that can be had in a moment: other proxies haven't seen
+    /// the file. One that doesn't run needs no such thing.
+    async fn hold_others_back(&self, above: Timeline) -> Option<Side> {
+        let began = Instant::now();
+        let (id, name) = {
+            let table = self.shared.table.load();
+            let left = |node: &&NodeState| node.role == NodeRole::StalePrimary && node.timeline == Some(above);
+            let node = table.nodes.iter().find(left).filter(|node| node.last_error.is_none())?;
+            (node.id, Arc::clone(&node.name))
+        };
+        if self.promote == Promote::Never {
+            return None;
+        }
+        let mut old = Side::open(&self.targets, id, &name).await.ok()?;
+        let held_back = async {
+            old.can_be_left().await?;
+            old.tell_the_others().await?;
+            old.take_no_new_writes().await?;
+            // What others have under way there is rolled back, or done by now.
+            old.until_quiet(Duration::ZERO).await.map(drop)
+        };
+        match timeout(HOLDING_BACK, held_back).await {
+            Ok(Ok(())) => tracing::info!(
+                node = %name, took_ms = millis(began), "promotion: the old primary takes no more writes from others"
+            ),
+            Ok(Err(error)) => tracing::warn!(%error, "promotion: the old primary may take writes past this proxy yet"),
+            Err(_) => tracing::warn!(
+                node = %name, "promotion: the old primary may take writes past this proxy yet: it didn't answer in time"
+            ),
+        }
+        Some(old)
+    }
+
+    async fn promote_above(&self, above: Timeline, old: Option<&mut Side>) -> Result<Promoted, PromotionError> {
         match self.promote {
             Promote::Auto => {
                 let candidate = self.choose(above).await?;
-                self.catch_up(candidate, above).await;
+                let goal = match old {
+                    Some(old) => old.position().await.ok(),
+                    None => old_primary_position(&self.shared.table.load(), above),
+                };
+                if let Some(goal) = goal {
+                    self.catch_up(candidate, goal).await;
+                }
                 let node = self.name(candidate);
                 self.ask(candidate, &node).await?;
                 let why = || format!("nothing was seen of it within {PROMOTION_TIMEOUT:?}");
@@ -175,11 +222,8 @@ impl Promoter {
     }
 
     /// An old primary that still runs has written what the candidate may not have received. Waiting a moment loses less.
-    async fn catch_up(&self, candidate: NodeId, above: Timeline) {
+    async fn catch_up(&self, candidate: NodeId, goal: Lsn) {
         let began = Instant::now();
-        let Some(goal) = old_primary_position(&self.shared.table.load(), above) else {
-            return;
-        };
         let arrived = |table: &RoutingTable| (table.node(candidate).and_then(position)? >= goal).then_some(());
         match self.wait_for(CATCH_UP_TIMEOUT, arrived).await {
             Some(()) => tracing::info!(lsn = %goal, took_ms = millis(began), "promotion: the candidate has caught up"),
