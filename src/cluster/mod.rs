@@ -2,9 +2,10 @@
 //!
 //! One `monitor` task per node asks one cheap statement (`probe`) at an interval, and at once when something hints at a change.
 //! Each answer is a `reading`. The `coordinator` takes the readings, lets `election`, `freshness` and `serving` decide (pure
-//! functions, time is an argument), and publishes a [`RoutingTable`] that replaces the last one as a whole. Consensus is left to
-//! those who do it well: this module follows what PostgreSQL and its HA manager have decided, except for the one promotion that
-//! the trigger file asks for (`promotion`).
+//! functions, time is an argument), and publishes a [`RoutingTable`] that replaces the last one as a whole. Which nodes there are
+//! comes from the configuration and from `discovery`; `membership` gives each its place. Consensus is left to those who do it well:
+//! this module follows what PostgreSQL and its HA manager have decided, except for what people ask for: a promotion by the trigger
+//! file (`promotion`), and moving the writes on purpose (`switchover`).
 //!
 //! The tasks are spawned with [`tokio::spawn`] on the runtime that calls [`Cluster::start`] and end with the last [`Cluster`].
 //! A [`Cluster`] can be used from any thread and any runtime.
