@@ -224,6 +224,28 @@ enum Taken {
 }
 
 impl Inner {
+    /// An idle connection, one of `worker`'s own rather than another's. Those that aren't fit for it leave.
+    fn take_idle(
+        &mut self,
+        worker: usize,
+        purpose: Purpose,
+        epoch: Epoch,
+        unfit: &mut IdleList,
+    ) -> Option<Box<BackendConn>> {
+        let workers = self.idle.len();
+        for turn in 0..workers {
+            let list = (worker + turn) % workers;
+            while let Some(conn) = self.idle[list].pop() {
+                if purpose.takes(&conn, epoch) && conn.is_fit() {
+                    return Some(conn);
+                }
+                self.taken -= 1;
+                unfit.push(conn);
+            }
+        }
+        None
+    }
+
     /// Whose turn it is when `worker` gives something back.
     fn next_waiter(&mut self, worker: usize, now: Instant) -> Option<Waiter> {
         let front = self.waiters.front()?;
@@ -259,6 +281,19 @@ impl Pool {
                 renewed: None,
             }),
         }
+    }
+
+    /// As [`Pool::checkout`], but only what is there already: what most statements find.
+    pub fn checkout_idle(self: &Arc<Self>, worker: usize, purpose: Purpose, epoch: Epoch) -> Option<Lease> {
+        let mut unfit = IdleList::new();
+        let conn = self.inner.lock().take_idle(worker, purpose, epoch, &mut unfit)?;
+        // Its room goes with it from here on, and is passed on by drop.
+        let mut lease = Lease::room(self);
+        if conn.age(Instant::now()) <= self.login.limits().max_lifetime {
+            lease.conn = Some(conn.adopt(worker).ok()?);
+            return Some(lease);
+        }
+        None
     }
 
     /// Takes a connection for `worker`, whose thread this must run on.
@@ -401,18 +436,10 @@ impl Pool {
 
     fn take(&self, worker: usize, purpose: Purpose, epoch: Epoch, size: usize) -> Taken {
         // Declared before the guard, so that what is unfit is closed after the lock is released.
-        let mut unfit = Vec::new();
+        let mut unfit = IdleList::new();
         let mut inner = self.inner.lock();
-        let workers = inner.idle.len();
-        for turn in 0..workers {
-            let list = (worker + turn) % workers;
-            while let Some(conn) = inner.idle[list].pop() {
-                if purpose.takes(&conn, epoch) && conn.is_fit() {
-                    return Taken::Ready(conn);
-                }
-                inner.taken -= 1;
-                unfit.push(conn);
-            }
+        if let Some(conn) = inner.take_idle(worker, purpose, epoch, &mut unfit) {
+            return Taken::Ready(conn);
         }
         if inner.taken < size {
             inner.taken += 1;

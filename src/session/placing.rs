@@ -128,11 +128,18 @@ impl<'a> Placing<'a> {
                 Target::Standby => Purpose::Read,
             };
             let pool = principal.at(route.node);
-            let lease = tokio::select! {
-                biased;
-                lease = self.checkout(pool, route, purpose, wish) => lease,
-                // Polled only when there is a wait: for a login to a server that hangs, or for a connection that others have there.
-                () = self.until_gone(route) => continue,
+            let at_once = if overflows(&route) || wish.reclaim.is_some() {
+                None
+            } else {
+                pool.checkout_idle(self.worker.index, purpose, route.epoch)
+            };
+            let lease = match at_once {
+                Some(lease) => Ok(lease),
+                // Boxed: most find one at once.
+                None => match Box::pin(self.checkout(pool, route, purpose, wish)).await {
+                    Some(lease) => lease,
+                    None => continue,
+                },
             };
             let mut lease = match lease {
                 Ok(lease) => lease,
@@ -222,8 +229,24 @@ impl<'a> Placing<'a> {
         }
     }
 
-    /// A connection of `pool`, the one that is to be reclaimed if it is there. Safe to drop.
+    /// A connection of `pool`, for as long as the route holds: it may be to a server that hangs, or others may have all that there are. Safe
+    /// to drop.
     async fn checkout(
+        &self,
+        pool: &Arc<Pool>,
+        route: Route,
+        purpose: Purpose,
+        wish: Wish<'_>,
+    ) -> Option<Result<Lease, CheckoutError>> {
+        tokio::select! {
+            biased;
+            lease = self.checkout_from(pool, route, purpose, wish) => Some(lease),
+            () = self.until_gone(route) => None,
+        }
+    }
+
+    /// The one that is to be reclaimed, if it is there.
+    async fn checkout_from(
         &self,
         pool: &Arc<Pool>,
         route: Route,
@@ -231,10 +254,10 @@ impl<'a> Placing<'a> {
         wish: Wish<'_>,
     ) -> Result<Lease, CheckoutError> {
         let worker = self.worker.index;
-        let overflows = matches!(route.reason, RouteReason::NotFreshEnough | RouteReason::NoStandby);
-        let slot = match overflows.then(|| self.overflow_slot(pool)) {
-            None => None,
-            Some(slot) => Box::pin(slot).await?,
+        let slot = if overflows(&route) {
+            self.overflow_slot(pool).await?
+        } else {
+            None
         };
         let reclaimed = wish
             .reclaim
@@ -462,6 +485,11 @@ impl<'a> Placing<'a> {
         let _ = tokio::time::timeout(limit.min(patience - waited), held.changes.changed()).await;
         Ok(())
     }
+}
+
+/// A read that goes to the primary for want of a standby.
+fn overflows(route: &Route) -> bool {
+    matches!(route.reason, RouteReason::NotFreshEnough | RouteReason::NoStandby)
 }
 
 fn refused_login(error: &ServerLoginError) -> SessionError {
