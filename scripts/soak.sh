@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
 done
 if [ ${#parts[@]} -eq 0 ]; then parts=(bank latency drivers); fi
 
-scripts/setup.sh >&2
+scripts/setup.sh --tests >&2
 cargo build --release --locked
 failed=()
 part() {

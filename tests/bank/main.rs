@@ -8,7 +8,9 @@
 
 #![allow(unreachable_pub, reason = "its modules are a test's")]
 
+mod clients;
 mod ledger;
+mod patroni;
 mod round;
 mod teller;
 
@@ -69,6 +71,7 @@ async fn no_transfer_is_lost_doubled_or_misreported_by_a_failover() {
         Failover::new(Loss::Kill, 100, Promotion::Nobody),
         Failover::new(Loss::Immediate, 0, Promotion::Operator),
         Failover::new(Loss::Nothing, 0, Promotion::Function),
+        Failover::new(Loss::Nothing, 0, Promotion::Switchover),
     ];
     rounds(Replication::Asynchronous, &tour).await;
 }
@@ -99,4 +102,16 @@ async fn a_kill_and_a_promotion_a_second_later_cost_only_what_was_under_way() {
     let held = history.attempts.iter().filter(held).count();
     println!("{} failed, {held} were held", failed.len());
     assert!(held > 0, "nothing was held");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_by_patroni_loses_nothing_where_commits_wait_for_a_standby() {
+    use patroni::Loss::{Freeze, Kill, Switchover};
+    let soaks = number("PGSLUICE_BANK_ROUNDS").is_some() || number("PGSLUICE_BANK_SECONDS").is_some();
+    let losses: &[_] = if soaks {
+        &[Kill, Switchover, Freeze, Kill, Freeze, Switchover]
+    } else {
+        &[Kill]
+    };
+    patroni::rounds(losses).await;
 }

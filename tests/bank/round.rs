@@ -2,27 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pgsluice::admin::status::Role;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
-use tokio::task::JoinHandle;
 
-use super::ledger::{Books, History, LeftBehind, Row, Try, judge};
+use super::clients::{Clients, HOLD_TIMEOUT, POOL, audit};
+use super::ledger::{History, LeftBehind, Try};
 use super::support::dice::Dice;
 use super::support::forwarder::Forwarder;
-use super::support::{Proxy, direct, ended, eventually, until_replayed};
-use super::teller::{ACCOUNTS, Bank, Idle, OPENING, Reader, SCHEMA, Teller};
-
-const TELLERS: usize = 12;
-const READERS: usize = 3;
-const IDLERS: usize = 4;
-/// Server connections to a node: fewer than there are clients, so that some of them always wait for one.
-const POOL: usize = 6;
-/// Longer than any round without a primary.
-const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
+use super::support::{Proxy, direct, eventually, until_replayed};
 
 /// Whether a commit waits for a standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +49,8 @@ pub enum Promotion {
     TriggerFile,
     /// The server, asked by a trigger file of its own, as PostgreSQL up to 15 knows it.
     ServersFile,
+    /// The proxy, asked to switch over.
+    Switchover,
 }
 
 const LOSSES: [Loss; 6] = [
@@ -69,11 +61,12 @@ const LOSSES: [Loss; 6] = [
     Loss::Cut,
     Loss::Nothing,
 ];
-const PROMOTIONS: [Promotion; 5] = [
+const PROMOTIONS: [Promotion; 6] = [
     Promotion::Function,
     Promotion::Operator,
     Promotion::TriggerFile,
     Promotion::ServersFile,
+    Promotion::Switchover,
     Promotion::Nobody,
 ];
 
@@ -114,7 +107,10 @@ impl Failover {
     /// Whether it is one for these servers. A promotion beside a living primary that nobody has fenced leaves two, and each may have a standby
     /// that its commits wait for: no replication helps against that.
     fn suits(self, lab: &LabGuard, replication: Replication) -> bool {
-        let fences = matches!(self.promotion, Promotion::TriggerFile | Promotion::Nobody);
+        let fences = matches!(
+            self.promotion,
+            Promotion::TriggerFile | Promotion::Switchover | Promotion::Nobody
+        );
         let watches_file = lab
             .version()
             .split('.')
@@ -122,6 +118,8 @@ impl Failover {
             .is_some_and(|major| major.parse::<u32>().is_ok_and(|major| major <= 15));
         (self.loss, self.promotion) != (Loss::Nothing, Promotion::Nobody)
             && (self.promotion != Promotion::ServersFile || watches_file)
+            // Only from a primary that is there.
+            && (self.promotion != Promotion::Switchover || self.loss == Loss::Nothing)
             && (self.loss != Loss::Nothing || fences || replication == Replication::Asynchronous)
     }
 
@@ -130,7 +128,7 @@ impl Failover {
     fn may_lose(self, replication: Replication) -> bool {
         let sends_all = match self.loss {
             Loss::Fast => true,
-            Loss::Nothing => self.promotion == Promotion::TriggerFile,
+            Loss::Nothing => matches!(self.promotion, Promotion::TriggerFile | Promotion::Switchover),
             Loss::Immediate | Loss::Kill | Loss::Freeze | Loss::Cut => false,
         };
         !sends_all && self.promotion != Promotion::Nobody && replication == Replication::Asynchronous
@@ -144,10 +142,7 @@ pub struct Bench {
     ways: Vec<Forwarder>,
     proxy: Proxy,
     dice: Dice,
-    bank: Arc<Bank>,
-    done: Vec<Arc<AtomicUsize>>,
-    clients: Vec<JoinHandle<History>>,
-    idle: Vec<Idle>,
+    clients: Clients,
     left: Vec<LeftBehind>,
     rounds: usize,
 }
@@ -166,40 +161,23 @@ impl Bench {
         }
         let ports: Vec<u16> = ways.iter().map(|way| way.port).collect();
         let sections = format!(
-            "[pool]\nsize = {POOL}\n[failover]\nhold_timeout = \"{}s\"\ntrigger_file = \"{}\"\n",
+            "[admin]\nusers = [\"postgres\"]\n[pool]\nsize = {POOL}\n[failover]\nhold_timeout = \"{}s\"\ntrigger_file = \"{}\"\n",
             HOLD_TIMEOUT.as_secs(),
             lab.trigger_file().display()
         );
         let proxy = Proxy::by_way_of(&lab, &ports, &sections);
-        proxy.client().await.batch_execute(SCHEMA).await.expect("a schema");
+        let clients = Clients::start(&proxy, seed).await;
         until_replayed(&lab);
-        let mut bench = Bench {
+        Bench {
             lab,
             replication,
             ways,
             proxy,
             dice: Dice::new(seed),
-            bank: Arc::default(),
-            done: Vec::new(),
-            clients: Vec::new(),
-            idle: Vec::new(),
+            clients,
             left: Vec::new(),
             rounds: 0,
-        };
-        for number in 0..IDLERS {
-            bench.idle.push(Idle::login(bench.proxy.port, number).await);
         }
-        for number in 0..TELLERS {
-            let done = Arc::default();
-            let teller = Teller::login(bench.proxy.port, number, seed, &bench.bank, &done).await;
-            bench.done.push(done);
-            bench.clients.push(tokio::spawn(teller.work()));
-        }
-        for number in 0..READERS {
-            let reader = Reader::login(bench.proxy.port, number, seed, &bench.bank).await;
-            bench.clients.push(tokio::spawn(reader.work()));
-        }
-        bench
     }
 
     /// What the next round is to be.
@@ -215,7 +193,7 @@ impl Bench {
     /// A primary is lost, another is made, and the old one comes back as a standby. Answers when the loss began, and when it was complete.
     pub fn carry_out(&mut self, failover: Failover) -> (Instant, Instant) {
         self.rounds += 1;
-        self.all_go_on();
+        self.clients.all_go_on();
         let began = Instant::now();
         let old = self.proxy.status().primary.expect("a primary");
         let since = self.sql(&old, "select clock_timestamp() - interval '1min'");
@@ -244,21 +222,19 @@ impl Bench {
             new.is_some()
         });
         let (new, known_since) = (new.expect("a primary"), Instant::now());
+        let mut story = format!("to {new}, ");
         // Where commits wait for a standby, they wait for one that follows.
         if self.replication == Replication::Asynchronous {
-            self.all_go_on();
+            self.clients.all_go_on();
+            story += &format!("all went on after {:.1?}, ", known_since.elapsed());
         }
-        let gone_on = known_since.elapsed();
         self.bring_back(failover.loss, old);
         eventually("the old primary is known as one", || {
             self.proxy.node(old).role == Role::StalePrimary
         });
         assert!(!self.proxy.node(old).serving, "{:?}", self.proxy.node(old));
         let tries = self.left_behind(old, &new, since);
-        let story = format!(
-            "to {new}, all went on after {gone_on:.1?}, {} tries left behind, ",
-            tries.len()
-        );
+        story += &format!("{} tries left behind, ", tries.len());
         if failover.may_lose(self.replication) {
             self.left.push(LeftBehind { tries, known_since });
         }
@@ -270,40 +246,13 @@ impl Bench {
 
     /// Ends everything, and holds what was told against what is there.
     pub async fn close(self) -> History {
-        self.all_go_on();
-        self.bank.close();
-        let mut history = History::default();
-        for client in self.clients {
-            history.extend(ended("the last transfer", client).await);
-        }
-        for idle in self.idle {
-            history.extend(idle.wake().await);
-        }
+        self.clients.all_go_on();
+        let history = self.clients.finish().await;
         let primary = self.proxy.status().primary.expect("a primary");
-        let books = books(&self.lab, &primary).await;
-        let verdict = judge(&history, &books, &self.left, HOLD_TIMEOUT);
-        println!(
-            "{} rounds: {} tries, {} booked, {} left behind though acknowledged, {} looks, {} totals",
-            self.rounds,
-            history.attempts.len(),
-            books.rows.len(),
-            verdict.left_behind.len(),
-            history.looks.len(),
-            history.totals.len()
-        );
-        let violations = verdict.violations();
-        assert!(violations.is_empty(), "{violations:#?}");
+        let primary = direct(self.lab.node(&primary).expect("a node")).await;
+        print!("{} rounds: ", self.rounds);
+        audit(&history, &primary, &self.left).await;
         history
-    }
-
-    /// Waits until every teller has had more transfers acknowledged.
-    #[track_caller]
-    fn all_go_on(&self) {
-        let now = || self.done.iter().map(|done| done.load(Ordering::Relaxed));
-        let before: Vec<usize> = now().collect();
-        eventually("every teller goes on", || {
-            now().zip(&before).all(|(now, before)| now >= before + 2)
-        });
     }
 
     fn sql(&self, node: &str, sql: &str) -> String {
@@ -356,8 +305,23 @@ impl Bench {
                 let file = self.sql(&self.most_advanced(old), "show promote_trigger_file");
                 std::fs::write(file, "").expect("the server's trigger file");
             }
+            Promotion::Switchover => self.switch_over(),
             Promotion::Nobody => {}
         }
+    }
+
+    fn switch_over(&self) {
+        let output = Command::new(env!("CARGO_BIN_EXE_pgsluice"))
+            .args([
+                "switchover",
+                "--user",
+                "postgres",
+                "--port",
+                &self.proxy.port.to_string(),
+            ])
+            .output()
+            .expect("pgsluice switchover");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// The standby that has received most.
@@ -405,32 +369,5 @@ fn read_try(line: &str) -> Try {
     Try {
         transfer: transfer.parse().expect("a number"),
         number: number.parse().expect("a number"),
-    }
-}
-
-/// What a node has.
-async fn books(lab: &LabGuard, node: &str) -> Books {
-    let client = direct(lab.node(node).expect("a node")).await;
-    let sql = "select id, try, giver, taker, amount from transfer";
-    let rows = client.query(sql, &[]).await.expect("the ledger");
-    let sql = "select balance from account order by id";
-    let balances = client.query(sql, &[]).await.expect("the accounts");
-    assert_eq!(balances.len(), ACCOUNTS);
-    let account = |account: i32| usize::try_from(account).expect("an account");
-    Books {
-        opening: OPENING,
-        balances: balances.iter().map(|row| row.get(0)).collect(),
-        rows: rows
-            .iter()
-            .map(|row| Row {
-                what: Try {
-                    transfer: u64::try_from(row.get::<_, i64>(0)).expect("a number"),
-                    number: u32::try_from(row.get::<_, i32>(1)).expect("a number"),
-                },
-                from: account(row.get(2)),
-                to: account(row.get(3)),
-                amount: row.get(4),
-            })
-            .collect(),
     }
 }

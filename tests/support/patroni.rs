@@ -1,6 +1,6 @@
 //! A real Patroni: an etcd and members, each a process of its own with a server, run by the user that runs the labs' servers.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -141,12 +141,7 @@ impl PatroniCluster {
         self.user
             .write(&dir.join("patroni.yml"), &config)
             .expect("a configuration");
-        let process = spawn(
-            &self.user,
-            "patroni",
-            &[dir.join("patroni.yml").to_str().expect("a path in ASCII")],
-            &dir.join("patroni.log"),
-        );
+        let process = self.run(&dir);
         self.members.push(PatroniMember {
             name,
             port: ports[0],
@@ -169,6 +164,12 @@ impl PatroniCluster {
             members.any(|member| member["Member"] == name.as_str() && runs(member) && member["TL"].is_number())
         });
         self.members.last().expect("one")
+    }
+
+    fn run(&self, dir: &Path) -> Child {
+        let config = dir.join("patroni.yml");
+        let config = config.to_str().expect("a path in ASCII");
+        spawn(&self.user, "patroni", &[config], &dir.join("patroni.log"))
     }
 
     fn config(&self, name: &str, port: u16, api: u16, tags: &str) -> String {
@@ -235,6 +236,31 @@ tags: {{{tags}}}
         }
     }
 
+    /// Starts a member again that was killed.
+    pub fn revive(&mut self, name: &str) {
+        let at = self.members.iter().position(|member| member.name == name);
+        let at = at.expect("a member");
+        self.members[at].process = self.run(&self.members[at].dir);
+    }
+
+    /// Sends a signal to a member's Patroni and to all processes of its server.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        let member = self.member(name);
+        let server = member.postmaster().map(server_processes).unwrap_or_default();
+        for pid in std::iter::once(pid_of(&member.process)).chain(server) {
+            let _ = kill(pid, signal);
+        }
+    }
+
+    /// Has all members use other settings, such as `synchronous_mode=true`.
+    pub fn configure(&self, settings: &[&str]) {
+        let first = &self.members.first().expect("a member").name;
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let arguments: Vec<&str> = ["edit-config", "--force"].into_iter().chain(settings).collect();
+        let said = self.patronictl(first, &arguments);
+        assert!(said.contains("Configuration changed"), "{said}");
+    }
+
     /// Stops the store, as if it were not to be reached, or lets it go on.
     pub fn signal_etcd(&self, signal: Signal) {
         kill(pid_of(&self.etcd), signal).expect("etcd");
@@ -295,7 +321,7 @@ fn spawn(user: &RunAs, program: &str, arguments: &[&str], log: &Path) -> Child {
         is_there,
         "there is no {program} here: `scripts/setup.sh --tests` installs it"
     );
-    let log = File::create(log).expect("a log");
+    let log = OpenOptions::new().create(true).append(true).open(log).expect("a log");
     user.command("setpriv")
         .args(["--pdeathsig", "TERM", program])
         .args(arguments)
@@ -312,9 +338,14 @@ fn pid_of(child: &Child) -> Pid {
 
 /// The postmaster first, so that it starts nothing anew; its children end when they notice.
 fn kill_server(postmaster: Pid) {
-    let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-    for pid in std::iter::once(postmaster).chain(children.map(Pid::from_raw)) {
+    for pid in server_processes(postmaster) {
         let _ = kill(pid, Signal::SIGKILL);
     }
+}
+
+/// The postmaster, and then its children.
+fn server_processes(postmaster: Pid) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    std::iter::once(postmaster).chain(children.map(Pid::from_raw)).collect()
 }
