@@ -171,7 +171,10 @@ impl Coordinator {
         look.reset();
         loop {
             tokio::select! {
-                _ = look.tick() => self.look_at_activity(),
+                _ = look.tick() => {
+                    self.look_at_activity();
+                    self.admit_waiting();
+                }
                 event = self.next_event() => match event {
                     Ok(Some(event)) => self.handle(event),
                     Ok(None) => return,
@@ -216,7 +219,22 @@ impl Coordinator {
 
     /// Takes up the nodes that have come, and drops those that have gone: in the book, the monitors, and what is known.
     fn become_these(&mut self, nodes: &[NodeConfig], now: Instant) {
-        for change in self.watches.members.become_these(nodes, now) {
+        let changes = self.watches.members.become_these(nodes, now);
+        self.carry_out(changes, now);
+    }
+
+    /// A node that there was no place for gets one that has come free.
+    fn admit_waiting(&mut self) {
+        let now = Instant::now();
+        let changes = self.watches.members.admit_waiting(now);
+        if !changes.is_empty() {
+            self.carry_out(changes, now);
+            self.publish();
+        }
+    }
+
+    fn carry_out(&mut self, changes: Vec<Change>, now: Instant) {
+        for change in changes {
             match change {
                 Change::Joined(id, node) => {
                     tracing::info!(node = %node.name, address = %node.address, "the node is one of the cluster's now");
@@ -236,7 +254,7 @@ impl Coordinator {
                 }
                 Change::NoPlace(node) => tracing::error!(
                     node = %node.name, address = %node.address,
-                    "the node is left out: there are too many, or too many have come and gone"
+                    "the node is left out until a place comes free: there are too many, or too many have come and gone lately"
                 ),
             }
         }

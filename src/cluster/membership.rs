@@ -2,7 +2,7 @@
 //!
 //! An id is a place in every table that has a row per node. A node that leaves leaves its place empty, and gets it again when it
 //! comes back; another one gets it only after [`VACANT_FOR`], when nothing that was decided about the one before can still be under
-//! way. Pure: time is an argument.
+//! way. Who finds no place waits for one. Pure: time is an argument.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ const VACANT_FOR: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     places: Vec<Place>,
+    /// Those of the last list that there was no place for, in its order.
+    waiting: Vec<NodeConfig>,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub(super) enum Change {
     Renamed(NodeId, Arc<NodeConfig>),
     /// The node of this place is none any more.
     Left(NodeId, Arc<NodeConfig>),
-    /// There is no place for this one.
+    /// There is no place for this one, for now.
     NoPlace(NodeConfig),
 }
 
@@ -53,10 +55,27 @@ impl Membership {
                 changes.push(Change::Left(id, Arc::clone(&place.node)));
             }
         }
+        self.waiting.clear();
         for node in wanted {
-            changes.extend(self.admit(node, now));
+            let change = self.admit(node, now);
+            if let Some(Change::NoPlace(node)) = &change {
+                self.waiting.push(node.clone());
+            }
+            changes.extend(change);
         }
         changes
+    }
+
+    /// Time has passed: whoever waits for a place may get one now. Says who has; that others still wait was said before.
+    pub(super) fn admit_waiting(&mut self, now: Instant) -> Vec<Change> {
+        let mut joined = Vec::new();
+        for node in std::mem::take(&mut self.waiting) {
+            match self.admit(&node, now) {
+                Some(Change::NoPlace(node)) => self.waiting.push(node),
+                change => joined.extend(change),
+            }
+        }
+        joined
     }
 
     fn admit(&mut self, node: &NodeConfig, now: Instant) -> Option<Change> {
@@ -188,5 +207,22 @@ mod tests {
             members.become_these(&nodes(&[9999]), start + VACANT_FOR).last(),
             Some(&Change::Joined(NodeId(0), Arc::new(node(9999))))
         );
+    }
+
+    #[test]
+    fn who_waits_for_a_place_gets_the_one_that_comes_free() {
+        let (mut members, start) = (Membership::default(), Instant::now());
+        let all: Vec<u16> = (1..=PLACES as u16).collect();
+        let without_first = |more: &[u16]| nodes(&[&all[1..], more].concat());
+        members.become_these(&nodes(&all), start);
+        let changes = members.become_these(&without_first(&[9998, 9999]), start);
+        let waits = |port| Change::NoPlace(node(port));
+        assert_eq!(changes[1..], [waits(9998), waits(9999)]);
+        assert_eq!(members.admit_waiting(start + VACANT_FOR - Duration::from_secs(1)), []);
+        assert_eq!(told(&members.admit_waiting(start + VACANT_FOR)), [(0, 9998)]);
+        assert_eq!(members.admit_waiting(start + VACANT_FOR * 2), []);
+        // Who isn't wanted any more waits no longer.
+        members.become_these(&without_first(&[]), start + VACANT_FOR * 2);
+        assert_eq!(members.admit_waiting(start + VACANT_FOR * 4), []);
     }
 }
