@@ -18,7 +18,7 @@ use super::Report;
 use super::merge::SourceId;
 use super::slices::{Event, Slices};
 use crate::config::{self, ApiUrl, NodeAddress};
-use crate::wire::http_client::{Body, Get, HttpError};
+use crate::wire::http_client::{Body, HttpError, Login, Request};
 use crate::wire::tls;
 
 /// For connecting and for the answer to a list.
@@ -205,12 +205,13 @@ impl Kubernetes {
 }
 
 impl Access {
-    fn get<'a>(&'a self, path: &'a str) -> Get<'a> {
-        Get {
+    fn get<'a>(&'a self, path: &'a str) -> Request<'a> {
+        Request {
             url: &self.url,
             path,
-            token: self.token.as_deref(),
+            login: self.token.as_deref().map(Login::Token),
             tls: self.tls.as_ref(),
+            body: None,
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::merge::{Answer, Found, Lacking};
 use super::{AskNodes, Source};
 use crate::config::{self, ApiUrl, MAX_NODES, NodeAddress};
-use crate::wire::http_client::Get;
+use crate::wire::http_client::Request;
 use crate::wire::tls;
 
 /// For one member's answer. Patroni asks its own store for it, and waits as long as its `retry_timeout`.
@@ -138,11 +138,12 @@ impl Source for Patroni {
 }
 
 async fn ask(url: &ApiUrl, tls: Option<&Arc<ClientConfig>>, limit: Duration) -> Result<View, String> {
-    let get = Get {
+    let get = Request {
         url,
         path: "/cluster",
-        token: None,
+        login: None,
         tls,
+        body: None,
     };
     let body = timeout(limit, get.fetch(MAX_BYTES))
         .await
