@@ -39,20 +39,17 @@ fn environment(variables: &'static [(&'static str, &'static str)]) -> Environmen
 #[test]
 fn nodes_may_be_left_out_where_others_know_them() {
     let text = "[cluster.discovery]\ndns = [\"db.example.com:5432\"]\npatroni = [\"http://db1:8008\", \"https://db2:8008/\"]\n\
-                from_primary = true\nstandby_port = 5433\nforget_after = \"1min\"\ninterval = \"1s\"\n\
+                patroni_user = \"pgsluice\"\npatroni_password = \"a:b\"\nfrom_primary = true\nstandby_port = 5433\nforget_after = \"1min\"\ninterval = \"1s\"\n\
                 kubernetes.service = \"pg\"\nkubernetes.namespace = \"db\"\nkubernetes.port = \"5432\"\n";
     let config = parse(text).unwrap();
     assert_eq!(config.cluster.nodes, []);
     let discovery = config.cluster.discovery;
     assert_eq!(discovery.dns[0].to_string(), "db.example.com:5432");
-    let urls: Vec<String> = discovery
-        .patroni
-        .unwrap()
-        .urls
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let patroni = discovery.patroni.unwrap();
+    let urls: Vec<String> = patroni.urls.iter().map(ToString::to_string).collect();
     assert_eq!(urls, ["http://db1:8008", "https://db2:8008"]);
+    let login = patroni.login.unwrap();
+    assert_eq!((login.user.as_str(), login.password.0.as_str()), ("pgsluice", "a:b"));
     let servers = discovery.servers.unwrap();
     assert_eq!(
         (servers.standby_port, servers.forget_after),
@@ -104,6 +101,19 @@ fn sources_that_cannot_be_asked_are_refused() {
         (
             "patroni = [\"http://db1:8008\", \"http://db1:8008/\"]",
             "p.toml:3:31: cluster.discovery.patroni: \"http://db1:8008/\" stands there twice",
+        ),
+        (
+            "patroni = [\"http://db1\"]\npatroni_user = \"a\"",
+            "p.toml:4:1: cluster.discovery.patroni_user: means nothing alone; set cluster.discovery.patroni_password or \
+             cluster.discovery.patroni_password_file",
+        ),
+        (
+            "patroni = [\"http://db1\"]\npatroni_password = \"b\"",
+            "p.toml:4:1: cluster.discovery.patroni_password: means nothing alone; set cluster.discovery.patroni_user",
+        ),
+        (
+            "patroni = [\"http://db1\"]\npatroni_user = \"a:b\"\npatroni_password = \"b\"",
+            "p.toml:4:1: cluster.discovery.patroni_user: must be without a colon",
         ),
         (
             "standby_port = 5433",
@@ -674,6 +684,28 @@ fn a_password_comes_from_one_place_and_is_never_shown() {
         "{errors}"
     );
     assert!(!problem("monitor.password = 12345").contains("12345"));
+}
+
+#[test]
+fn patronis_password_comes_from_one_place_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().join("p.toml").display().to_string();
+    std::fs::write(folder.path().join("pw"), "from file\n").unwrap();
+    let text =
+        "[cluster.discovery]\npatroni = [\"http://db1:8008\"]\npatroni_user = \"u\"\npatroni_password_file = \"pw\"\n";
+    let password = |overrides: &Overrides| {
+        let config = Config::parse(text, &name, overrides).unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("from file") && !shown.contains("from environment"));
+        config.cluster.discovery.patroni.unwrap().login.unwrap().password.0
+    };
+    assert_eq!(password(&Overrides::default()), "from file");
+    let environment = environment(&[("PGSLUICE_CLUSTER_DISCOVERY_PATRONI_PASSWORD", "from environment")]);
+    let overrides = Overrides {
+        environment,
+        ..Overrides::default()
+    };
+    assert_eq!(password(&overrides), "from environment");
 }
 
 #[test]

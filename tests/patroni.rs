@@ -3,9 +3,9 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::journal::{Journals, audit_at};
-use support::patroni::{Api, PatroniCluster};
-use support::{Proxy, eventually};
+use support::journal::{Journals, audit_at, nobody_noticed};
+use support::patroni::{Api, LOGIN, PatroniCluster};
+use support::{Proxy, eventually, free_port, switch_over};
 
 /// Names and addresses of the nodes that the proxy has.
 fn nodes(proxy: &Proxy) -> Vec<(String, String)> {
@@ -93,4 +93,126 @@ async fn a_leader_that_is_lost_is_followed_by_the_one_that_patroni_chooses() {
     let journals = journals.finish().await;
     // What the lost leader alone had is lost with it.
     audit_at(&journals, &cluster.member("pg2").client().await).await;
+}
+
+/// A proxy whose console lets the tests' user in, and that logs in to Patroni with this password.
+fn operated(cluster: &PatroniCluster, password: &str, more: &str, nodes: usize) -> Proxy {
+    let file = cluster.dir().join(format!("password {password}"));
+    std::fs::write(&file, format!("{password}\n")).expect("a file");
+    let config = format!(
+        "[admin]\nusers = [\"postgres\"]\n[failover]\nhold_timeout = \"60s\"\nswitchover_timeout = \"2s\"\n{more}\n\
+         [cluster.discovery]\npatroni = [\"{}\"]\npatroni_user = \"{}\"\npatroni_password_file = \"{}\"\n",
+        cluster.url("pg1"),
+        LOGIN.0,
+        file.display()
+    );
+    Proxy::serve(cluster.dir(), &config, nodes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switchover_is_patronis_to_carry_out_and_clients_notice_nothing() {
+    let cluster = PatroniCluster::start(2, Api::HttpWithLogin);
+    let here = operated(&cluster, LOGIN.1, "promote = \"never\"", 2);
+    // Another proxy, which doesn't know of Patroni, and has names of its own for the nodes.
+    let ports = ["pg1", "pg2"].map(|name| format!("\"127.0.0.1:{}\"", cluster.member(name).port));
+    let config = format!(
+        "[failover]\nhold_timeout = \"60s\"\n[cluster]\nnodes = [{}]\n",
+        ports.join(", ")
+    );
+    let elsewhere = Proxy::serve(cluster.dir(), &config, 2);
+    let ours = Journals::start(&here, 6).await;
+    let theirs = Journals::join(&elsewhere, 6..10).await;
+    for (command, from, to) in [("SWITCHOVER TO pg2", "pg1", "pg2"), ("SWITCHOVER", "pg2", "pg1")] {
+        ours.all_go_on();
+        theirs.all_go_on();
+        let row = switch_over(here.port, command).await.expect("a switchover");
+        println!("{command}: {row:?}");
+        assert_eq!((&*row[0], &*row[1], &*row[4]), (to, from, "0"), "{row:?}");
+        assert_eq!(here.status().primary.as_deref(), Some(to));
+        ours.all_go_on();
+        theirs.all_go_on();
+        here.until_serving(2);
+        elsewhere.until_serving(2);
+        assert_eq!(cluster.leader(to), to);
+    }
+    let mut journals = ours.finish().await;
+    journals.extend(theirs.finish().await);
+    nobody_noticed(&journals);
+    let primary = cluster.member("pg1").client().await;
+    assert_eq!(audit_at(&journals, &primary).await, [0; 0]);
+    assert_eq!(here.metric("pgsluice_failovers_total"), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switchover_that_patroni_refuses_leaves_everything_as_it_was() {
+    let mut cluster = PatroniCluster::start(2, Api::HttpWithLogin);
+    cluster.add("nofailover: true");
+    let loner = format!(
+        "[[cluster.node]]\nname = \"loner\"\naddress = \"127.0.0.1:{}\"",
+        cluster.member("pg3").port
+    );
+    let proxy = operated(&cluster, LOGIN.1, &loner, 3);
+    let journals = Journals::start(&proxy, 4).await;
+    journals.all_go_on();
+    let told = async |proxy: &Proxy, command| switch_over(proxy.port, command).await.expect_err("it is refused");
+
+    // A member by another name, which Patroni doesn't let lead.
+    let (code, words) = told(&proxy, "SWITCHOVER TO loner").await;
+    assert_eq!(code, "55000", "{words}");
+    assert!(words.contains("Patroni refuses: switchover is not possible"), "{words}");
+    journals.all_go_on();
+    let stranger = operated(&cluster, "wrong", "", 3);
+    let (code, words) = told(&stranger, "SWITCHOVER TO pg2").await;
+    assert_eq!(code, "42501", "{words}");
+    assert!(words.contains("not authenticated (HTTP 401)"), "{words}");
+    journals.all_go_on();
+    cluster.abandon("pg3");
+    let (code, words) = told(&proxy, "SWITCHOVER TO loner").await;
+    assert_eq!(code, "55000", "{words}");
+    assert_eq!(words, "loner is no member of Patroni's; there are pg1, pg2");
+
+    let ports = ["pg1", "pg2"].map(|name| format!("\"127.0.0.1:{}\"", cluster.member(name).port));
+    let nowhere = format!(
+        "[admin]\nusers = [\"postgres\"]\n[cluster]\nnodes = [{}]\n[cluster.discovery]\npatroni = [\"http://127.0.0.1:{}\"]\n",
+        ports.join(", "),
+        free_port()
+    );
+    let nowhere = Proxy::serve(cluster.dir(), &nowhere, 2);
+    let (code, words) = told(&nowhere, "SWITCHOVER").await;
+    assert_eq!(code, "08006", "{words}");
+    assert!(
+        words.starts_with("Patroni can't be asked: http://127.0.0.1:"),
+        "{words}"
+    );
+    journals.all_go_on();
+    assert_eq!(proxy.status().primary.as_deref(), Some("pg1"));
+    let journals = journals.finish().await;
+    nobody_noticed(&journals);
+    let primary = cluster.member("pg1").client().await;
+    assert_eq!(audit_at(&journals, &primary).await, [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trigger_file_has_patroni_fail_over() {
+    let mut cluster = PatroniCluster::start(2, Api::HttpWithLogin);
+    let file = cluster.dir().join("trigger");
+    let proxy = operated(&cluster, LOGIN.1, &format!("trigger_file = \"{}\"", file.display()), 2);
+    let journals = Journals::start(&proxy, 4).await;
+    journals.all_go_on();
+    std::fs::write(&file, "").expect("a file");
+    eventually("the file is removed", || !file.exists());
+    assert_eq!(proxy.status().primary.as_deref(), Some("pg2"));
+    journals.all_go_on();
+    assert_eq!(cluster.leader("pg2"), "pg2");
+
+    // The leader is lost, and before Patroni itself would notice somebody asks for a failover.
+    proxy.until_serving(2);
+    cluster.kill("pg2");
+    std::fs::write(&file, "").expect("a file");
+    eventually("the file is removed", || !file.exists());
+    assert_eq!(proxy.status().primary.as_deref(), Some("pg1"));
+    journals.all_go_on();
+    let journals = journals.finish().await;
+    // What the lost leader alone had is lost with it.
+    audit_at(&journals, &cluster.member("pg1").client().await).await;
 }

@@ -5,41 +5,22 @@ mod support;
 use std::time::{Duration, Instant};
 
 use pgsluice::lab::{LabGuard, Quiet};
-use support::journal::{Journal, Journals, audit};
+use support::journal::{Journals, audit, nobody_noticed};
 use support::{Proxy, client, ended, eventually, last_words, sqlstate, until_replayed, watched};
-use tokio_postgres::SimpleQueryMessage;
 
 /// The console lets the tests' user in; a switchover waits for a second, on slow machines too.
 const SECTIONS: &str =
     "[admin]\nusers = [\"postgres\"]\n[failover]\nhold_timeout = \"60s\"\nswitchover_timeout = \"1s\"\n";
 
-/// Has a proxy switch over. Answers the console's row, or the error's code.
+/// The console's row, or the error's code.
 async fn switch_over(port: u16, command: &str) -> Result<Vec<String>, String> {
-    let dsn = format!("host=127.0.0.1 port={port} user=postgres dbname=pgsluice");
-    let console = client(&dsn).await;
-    let answer = console.simple_query(command).await.map_err(|error| sqlstate(&error))?;
-    let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let row = row.expect("a row");
-    Ok((0..row.len())
-        .map(|at| row.get(at).unwrap_or_default().to_owned())
-        .collect())
+    support::switch_over(port, command).await.map_err(|(code, _)| code)
 }
 
 /// The old primary and the other standbys follow the new one, as an operator would have them.
 fn follow_the_new(lab: &LabGuard, new: &str) {
     for node in lab.nodes().iter().filter(|node| node.name() != new) {
         lab.rejoin(node.name(), &mut Quiet).expect("a standby again");
-    }
-}
-
-/// No client was refused anything, lost its connection or missed a row.
-fn nobody_noticed(journals: &[Journal]) {
-    for (number, journal) in journals.iter().enumerate() {
-        let quiet = journal.failed.is_empty() && journal.others.is_empty() && journal.unseen.is_empty();
-        assert!(quiet && !journal.closed, "client {number}: {journal:?}");
     }
 }
 

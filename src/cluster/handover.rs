@@ -181,29 +181,40 @@ impl Side {
 
     /// Waits until nobody's transaction is under way; ends those that take longer than `patience`. Answers how many.
     pub(super) async fn until_quiet(&mut self, patience: Duration) -> Result<usize, SwitchoverError> {
+        let left = self.quiet_within(patience).await?;
+        if left == 0 {
+            return Ok(0);
+        }
+        let end = format!("SELECT count(*) FILTER (WHERE pg_catalog.pg_terminate_backend(pid)) {UNDER_WAY}");
+        match self.count(&end).await {
+            Ok(_) | Err(SwitchoverError::Refused { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        match self.quiet_within(END_TIMEOUT).await? {
+            0 => Ok(left),
+            still => Err(SwitchoverError::NeverQuiet(still)),
+        }
+    }
+
+    /// Waits until nobody's transaction is under way, for so long. Answers how many are still.
+    pub(super) async fn quiet_within(&mut self, patience: Duration) -> Result<usize, SwitchoverError> {
         let began = Instant::now();
         // The reload takes a moment to arrive, and so does a statement that was sent.
         let mut quiet = 0;
-        let mut ended = 0;
         loop {
             let left = self.count(&format!("SELECT count(*) {UNDER_WAY}")).await?;
             quiet = if left == 0 { quiet + 1 } else { 0 };
-            if quiet == QUIET_LOOKS {
-                return Ok(ended);
-            }
-            if left > 0 && ended == 0 && began.elapsed() >= patience {
-                ended = left;
-                let end = format!("SELECT count(*) FILTER (WHERE pg_catalog.pg_terminate_backend(pid)) {UNDER_WAY}");
-                match self.count(&end).await {
-                    Ok(_) | Err(SwitchoverError::Refused { .. }) => {}
-                    Err(other) => return Err(other),
-                }
-            }
-            if ended > 0 && began.elapsed() >= patience + END_TIMEOUT {
-                return Err(SwitchoverError::NeverQuiet(left));
+            if quiet == QUIET_LOOKS || (left > 0 && began.elapsed() >= patience) {
+                return Ok(left);
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Has the server write out what it has changed.
+    pub(super) async fn checkpoint(mut self, longest: Duration) -> Result<(), SwitchoverError> {
+        self.limit = longest;
+        self.ask("CHECKPOINT").await.map(drop)
     }
 
     async fn count(&mut self, question: &str) -> Result<usize, SwitchoverError> {

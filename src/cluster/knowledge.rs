@@ -31,8 +31,8 @@ pub struct Knowledge {
     /// Where the primary was when it was last asked that the last failover has left.
     left: Option<PrimarySample>,
     without_primary_since: Option<Instant>,
-    /// The writes are to move to a standby, and wait.
-    paused: bool,
+    /// The writes are to move to a standby, and wait until one leads on a timeline above this one, whatever becomes of the primary.
+    paused: Option<Timeline>,
     /// Another proxy moves them, or has moved them or given up.
     yielding: Option<Yielding>,
     /// Where the timelines before this one ended, where that is known.
@@ -78,7 +78,7 @@ impl Knowledge {
             last_failover: None,
             left: None,
             without_primary_since: Some(now),
-            paused: false,
+            paused: None,
             yielding: None,
             history: None,
             blank: blank.nodes.to_vec(),
@@ -132,13 +132,16 @@ impl Knowledge {
 
     /// A switchover begins: writes wait. The primary keeps its term, and what is under way on it.
     pub fn pause(&mut self, now: Instant) {
-        self.paused = true;
+        self.paused = self.elected.timeline;
         self.conclude(None, now);
     }
 
     /// Whether writes wait although there is a primary: we move them away from it, or somebody else does.
     fn is_paused(&self) -> bool {
-        self.elected.state.current.is_some() && (self.paused || self.yielding.is_some())
+        let Some(term) = self.elected.state.current else {
+            return false;
+        };
+        self.yielding.is_some() || self.paused.is_some_and(|above| term.timeline <= above)
     }
 
     /// What the primary says of somebody else who moves the writes. When it says no more that they move, they may have moved: writes wait
@@ -180,7 +183,7 @@ impl Knowledge {
     /// if none is known, and then nothing is held.
     pub fn hold(&mut self, now: Instant) -> Option<Timeline> {
         let above = self.elected.timeline?;
-        self.paused = false;
+        self.paused = None;
         self.elected.state.hold = Some(Hold {
             above,
             phase: HoldPhase::Promoting,
@@ -191,14 +194,14 @@ impl Knowledge {
 
     /// The promotion did certainly not happen: the old primary may go on.
     pub fn release(&mut self, now: Instant) {
-        self.paused = false;
+        self.paused = None;
         self.elected.state.hold = None;
         self.conclude(None, now);
     }
 
     /// The promotion may have happened or happen yet: the old primary stays fenced.
     pub fn hold_on(&mut self, now: Instant) {
-        self.paused = false;
+        self.paused = None;
         if let Some(hold) = &mut self.elected.state.hold {
             hold.phase = HoldPhase::Uncertain;
         }

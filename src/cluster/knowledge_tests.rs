@@ -86,7 +86,10 @@ impl Bench {
     }
 
     fn reach(&mut self, node: u16, state: ServerState) -> RoutingTable {
-        let server = ServerIdentity(i64::from(node));
+        self.reach_run(node, ServerIdentity(i64::from(node)), state)
+    }
+
+    fn reach_run(&mut self, node: u16, server: ServerIdentity, state: ServerState) -> RoutingTable {
         self.take(
             node,
             Outcome::Reached(Answer {
@@ -363,6 +366,37 @@ fn yielding(lsn: u64) -> ServerState {
         },
         other => other,
     }
+}
+
+#[test]
+fn a_pause_lasts_until_one_leads_on_a_later_timeline_whatever_becomes_of_the_primary() {
+    let mut bench = Bench::usual();
+    bench.knowledge.pause(bench.at());
+    let why = |table: RoutingTable| (table.primary, table.why_no_primary);
+    let waits = (None, Some(NoPrimary::SwitchingOver));
+    assert_eq!(why(bench.reach(0, primary(1, 110))), waits);
+    let stopped = (None, Some(NoPrimary::Unreachable(NodeId(0))));
+    assert_eq!(why(bench.lose(0, FailureKind::NotRunning)), stopped);
+    // It has only started again.
+    bench.reach_run(0, ServerIdentity(7), primary(1, 110));
+    assert_eq!(why(bench.reach(1, standby(1, 110))), waits);
+    assert_eq!(why(bench.lose(0, FailureKind::NotRunning)), stopped);
+    assert_eq!(why(bench.reach(1, primary(2, 120))), (Some(NodeId(1)), None));
+    bench.knowledge.release(bench.at());
+    assert_eq!(why(bench.reach(1, primary(2, 120))), (Some(NodeId(1)), None));
+}
+
+#[test]
+fn a_pause_that_is_given_up_gives_the_primary_its_writes_back() {
+    let mut bench = Bench::usual();
+    bench.knowledge.pause(bench.at());
+    assert_eq!(bench.reach(0, primary(1, 110)).primary, None);
+    bench.knowledge.release(bench.at());
+    let table = bench.knowledge.table();
+    assert_eq!(
+        (table.primary, table.why_no_primary, table.epoch.0),
+        (Some(NodeId(0)), None, 1)
+    );
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod handover;
 mod history;
 mod membership;
 mod monitor;
+mod patroni;
 mod probe_connection;
 mod promotion;
 mod switchover;
@@ -63,8 +64,12 @@ pub use lsn::{Epoch, Lsn, SystemIdentifier, Timeline};
 pub use membership::PLACES;
 use monitor::Pace;
 pub use node::{NodeId, NodeRole};
+pub use patroni::NotMoved;
+use patroni::Patroni;
 pub use position::{Position, Reach};
 use promotion::Promoter;
+use promotion::agent::Agent;
+pub use promotion::by_patroni::PatroniError;
 pub use reading::ServerIdentity;
 pub use routing_table::{ClusterStats, NoPrimary, NodeState, PrimarySample, RoutingTable};
 pub use serving::Serving;
@@ -158,7 +163,9 @@ impl Cluster {
         tasks.spawn(coordinator.run());
         let (fixed, nodes) = watch::channel(config.cluster.nodes.as_slice().into());
         let sources = watch::Sender::default();
-        let nodes = with_those_found(config, nodes, &targets, &shared, &sources, &mut tasks);
+        let patroni = config.cluster.discovery.patroni.clone();
+        let patroni = patroni.map(|settings| Arc::new(Patroni::new(settings)));
+        let nodes = with_those_found(config, nodes, patroni.as_ref(), &targets, &shared, &sources, &mut tasks);
         tasks.spawn(hand_on(nodes, sender.clone()));
         if let Some(path) = &config.cluster.state_file {
             tasks.spawn(state_file::keep(path.clone(), to_write));
@@ -167,8 +174,9 @@ impl Cluster {
             shared: Arc::clone(&shared),
             orders: sender,
             targets,
-            promote: config.failover.promote,
+            agent: Agent::of(config.failover.promote, patroni),
             candidate: config.failover.candidate.clone(),
+            hold_timeout: config.failover.hold_timeout,
             patience: config.failover.switchover_timeout.min(config.failover.hold_timeout / 2),
             turn: Mutex::default(),
         });
@@ -313,11 +321,11 @@ const EVENTS_QUEUED: usize = 64;
 /// Lost connections or time-outs in a row until a primary is given up.
 const FAILURES_BEFORE_OUT: u32 = 2;
 
-/// Tells the coordinator of every new list of nodes.
 /// The nodes of the file and, where there are sources of more, those that they find.
 fn with_those_found(
     config: &Config,
     fixed: watch::Receiver<Arc<[NodeConfig]>>,
+    patroni: Option<&Arc<Patroni>>,
     targets: &Targets,
     shared: &Arc<Shared>,
     sources: &watch::Sender<Vec<SourceState>>,
@@ -330,6 +338,7 @@ fn with_those_found(
     let shared = Arc::clone(shared);
     let search = Search {
         discovery: config.cluster.discovery.clone(),
+        patroni: patroni.cloned(),
         fixed,
         own: config.listen.addresses.clone(),
         login: targets.anywhere().clone(),
@@ -340,6 +349,7 @@ fn with_those_found(
     nodes
 }
 
+/// Tells the coordinator of every new list of nodes.
 async fn hand_on(mut nodes: watch::Receiver<Arc<[NodeConfig]>>, orders: mpsc::Sender<Event>) {
     while nodes.changed().await.is_ok() {
         let these = Arc::clone(&nodes.borrow_and_update());

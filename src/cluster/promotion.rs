@@ -1,10 +1,12 @@
-//! The one promotion that pgsluice does itself: the steps that the trigger file asks for.
+//! The promotion that the trigger file asks for.
 //!
 //! ```text
 //! hold writes, fence the old primary ─▶ hold back who else writes to it ─▶ read every node ─▶ choose
-//!                                                    ─▶ let the chosen one catch up ─▶ pg_promote()
+//!                                                    ─▶ let the chosen one catch up ─▶ have it promoted
 //!                                                    ─▶ wait until it leads on a higher timeline
 //! ```
+//!
+//! Who promotes is an [`Agent`]: this proxy with `pg_promote()`, Patroni where it runs the servers, or somebody who can't be asked.
 //!
 //! Every step is bounded and logged with the time it took. What matters when one fails is whether the promotion may have
 //! happened, or may happen yet: if certainly not, the old primary gets its writes back; otherwise it stays fenced, because what
@@ -12,6 +14,9 @@
 //!
 //! A server that watches the same file itself (PostgreSQL up to 15), or an HA manager that is faster, is no error: promoting a
 //! server that has just been promoted is done.
+
+pub(super) mod agent;
+pub(super) mod by_patroni;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,20 +29,26 @@ use super::coordinator::Event;
 use super::handover::Side;
 use super::lsn::{Lsn, Timeline};
 use super::node::{NodeId, NodeRole};
+use super::patroni::{Move, Patroni};
 use super::probe_connection::{AskError, ProbeConnection};
 use super::routing_table::{NodeState, RoutingTable};
 use super::targets::Targets;
-use crate::config::Promote;
 use crate::wire::sqlstate::SqlState;
+use agent::Agent;
+use by_patroni::{Members, PatroniError};
 
 /// How long a promotion may take, once asked for. A standby first replays all that it has received.
-const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const PROMOTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the candidate may take to receive what the old primary, if it still runs, has written.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it may take to keep others from writing to an old primary that still runs.
 const HOLDING_BACK: Duration = Duration::from_millis(1500);
 /// How often to look while waiting. Each look wakes the monitors.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// And how often when that has taken [`A_WHILE`]: Patroni stops a server first, which takes seconds.
+const LOOK_LATER_EVERY: Duration = Duration::from_millis(50);
+/// A promotion is over within this, as a rule.
+const A_WHILE: Duration = Duration::from_secs(1);
 /// Signals the server and returns; whether it worked is seen by the monitors, sooner than by waiting in the function (100 ms).
 const PROMOTE: &str = "SELECT pg_catalog.pg_promote(false)";
 
@@ -47,11 +58,14 @@ pub(super) struct Promoter {
     pub(super) orders: mpsc::Sender<Event>,
     /// Where and as whom to ask.
     pub(super) targets: Targets,
-    pub(super) promote: Promote,
+    /// Who promotes.
+    pub(super) agent: Agent,
     /// The configured candidate's name.
     pub(super) candidate: Option<String>,
     /// How long a switchover waits for what is under way.
     pub(super) patience: Duration,
+    /// How long clients wait for a primary.
+    pub(super) hold_timeout: Duration,
     /// One promotion at a time.
     pub(super) turn: Mutex<()>,
 }
@@ -76,6 +90,8 @@ pub(super) enum PromotionError {
     NotAsked { node: Arc<str>, why: String },
     #[error("no node was promoted within {PROMOTION_TIMEOUT:?} by whoever else should do it (promote = \"never\")")]
     NobodyElseDid,
+    #[error("{0}")]
+    ByPatroni(#[from] PatroniError),
     #[error("{node} was asked to promote itself, and it isn't known whether it will: {why}")]
     Uncertain { node: Arc<str>, why: String },
 }
@@ -85,18 +101,21 @@ pub(super) enum PromotionError {
 pub(super) enum NoCandidate {
     #[error("no standby on timeline {0} can be reached")]
     NoneFit(Timeline),
+    #[error("of the standbys that can be reached Patroni lets none lead (no member, nofailover, or not synchronous)")]
+    NoneAllowed,
     #[error("the configured candidate {name} is no standby on timeline {timeline} that can be reached")]
     ConfiguredUnfit { name: String, timeline: Timeline },
 }
 
 impl PromotionError {
-    /// Whether the old primary may safely go on.
-    fn certainly_not_promoted(&self) -> bool {
+    /// Whether the old primary may safely go on: nobody was promoted, or nobody is as long as it runs.
+    fn leaves_the_old_primary(&self) -> bool {
         match self {
             PromotionError::Stopping
             | PromotionError::NothingKnown
             | PromotionError::NoCandidate(_)
             | PromotionError::NotAsked { .. }
+            | PromotionError::ByPatroni(_)
             | PromotionError::NobodyElseDid => true,
             PromotionError::Uncertain { .. } => false,
         }
@@ -120,7 +139,7 @@ impl Promoter {
             Ok(promoted) => tracing::info!(
                 node = %promoted.node, timeline = promoted.timeline.0, took_ms = millis(began), "promotion: done"
             ),
-            Err(error) if error.certainly_not_promoted() => {
+            Err(error) if error.leaves_the_old_primary() => {
                 if let Some(old) = &mut old {
                     let _ = old.take_writes_again().await;
                 }
@@ -139,7 +158,7 @@ impl Promoter {
     }
 
     /// An old primary that still runs gets no more writes from anybody, as far as that can be had in a moment: other proxies haven't seen
-    /// the file. One that doesn't run needs no such thing.
+    /// the file. One that doesn't run needs no such thing, and of one that Patroni stops nothing is lost: only the proxies are told.
     async fn hold_others_back(&self, above: Timeline) -> Option<Side> {
         let began = Instant::now();
         let (id, name) = {
@@ -148,20 +167,25 @@ impl Promoter {
             let node = table.nodes.iter().find(left).filter(|node| node.last_error.is_none())?;
             (node.id, Arc::clone(&node.name))
         };
-        if self.promote == Promote::Never {
-            return None;
-        }
+        let is_stopped_by_patroni = match self.agent {
+            Agent::Ourselves => false,
+            Agent::Patroni(_) => true,
+            Agent::Others => return None,
+        };
         let mut old = Side::open(&self.targets, id, &name).await.ok()?;
         let held_back = async {
             old.can_be_left().await?;
             old.tell_the_others().await?;
+            if is_stopped_by_patroni {
+                return Ok(());
+            }
             old.take_no_new_writes().await?;
             // What others have under way there is rolled back, or done by now.
             old.until_quiet(Duration::ZERO).await.map(drop)
         };
         match timeout(HOLDING_BACK, held_back).await {
             Ok(Ok(())) => tracing::info!(
-                node = %name, took_ms = millis(began), "promotion: the old primary takes no more writes from others"
+                node = %name, took_ms = millis(began), "promotion: others are kept from writing to the old primary"
             ),
             Ok(Err(error)) => tracing::warn!(%error, "promotion: the old primary may take writes past this proxy yet"),
             Err(_) => tracing::warn!(
@@ -172,25 +196,35 @@ impl Promoter {
     }
 
     async fn promote_above(&self, above: Timeline, old: Option<&mut Side>) -> Result<Promoted, PromotionError> {
-        match self.promote {
-            Promote::Auto => {
-                let candidate = self.choose(above).await?;
-                let goal = match old {
-                    Some(old) => old.position().await.ok(),
-                    None => old_primary_position(&self.shared.table.load(), above),
-                };
-                if let Some(goal) = goal {
-                    self.catch_up(candidate, goal).await;
-                }
+        match &self.agent {
+            Agent::Ourselves => {
+                let candidate = self.choose(above, |_| true).await?;
+                self.catch_up_with(old, candidate, above).await;
                 let node = self.name(candidate);
                 self.ask(candidate, &node).await?;
                 let why = || format!("nothing was seen of it within {PROMOTION_TIMEOUT:?}");
-                self.led_above(above)
+                self.led_above(above, PROMOTION_TIMEOUT)
                     .await
                     .ok_or_else(|| PromotionError::Uncertain { node, why: why() })
             }
-            Promote::Never => self.led_above(above).await.ok_or(PromotionError::NobodyElseDid),
+            Agent::Patroni(patroni) => self.fail_over_by_patroni(patroni, above).await,
+            Agent::Others => self
+                .led_above(above, PROMOTION_TIMEOUT)
+                .await
+                .ok_or(PromotionError::NobodyElseDid),
         }
+    }
+
+    /// Patroni sees to it that the candidate has what an old leader that is alive has written.
+    async fn fail_over_by_patroni(&self, patroni: &Patroni, above: Timeline) -> Result<Promoted, PromotionError> {
+        let table = self.shared.table.load_full();
+        let members = Members::ask(patroni, &table, &self.targets).await?;
+        let candidate = self.choose(above, |node| members.may_lead(node)).await?;
+        let wanted = Move::Failover {
+            candidate: members.name_of(candidate, &self.name(candidate))?,
+        };
+        let promoted = self.have_patroni(patroni, &members, wanted, above, PROMOTION_TIMEOUT);
+        Ok(promoted.await?)
     }
 
     pub(super) async fn hold(&self) -> Result<Timeline, PromotionError> {
@@ -206,13 +240,13 @@ impl Promoter {
     }
 
     /// The most advanced standby by readings from after the hold; nodes that don't answer get one time-out.
-    async fn choose(&self, above: Timeline) -> Result<NodeId, PromotionError> {
+    async fn choose(&self, above: Timeline, may_lead: impl Fn(NodeId) -> bool) -> Result<NodeId, PromotionError> {
         let began = Instant::now();
         let heard = |node: &NodeState| node.last_seen.is_some_and(|seen| seen > began) || node.last_error.is_some();
         let all_heard = |table: &RoutingTable| table.members().all(heard).then_some(());
         let _ = self.wait_for(self.targets.timeout(), all_heard).await;
         let table = self.shared.table.load_full();
-        let candidate = choose_candidate(&table.nodes, above, self.candidate.as_deref())?;
+        let candidate = choose_candidate(&table.nodes, above, self.candidate.as_deref(), may_lead)?;
         tracing::info!(
             node = %self.name(candidate), took_ms = millis(began),
             received = table.node(candidate).and_then(position).map(|lsn| lsn.to_string()),
@@ -222,8 +256,13 @@ impl Promoter {
     }
 
     /// An old primary that still runs has written what the candidate may not have received. Waiting a moment loses less.
-    async fn catch_up(&self, candidate: NodeId, goal: Lsn) {
+    async fn catch_up_with(&self, old: Option<&mut Side>, candidate: NodeId, above: Timeline) {
         let began = Instant::now();
+        let goal = match old {
+            Some(old) => old.position().await.ok(),
+            None => old_primary_position(&self.shared.table.load(), above),
+        };
+        let Some(goal) = goal else { return };
         let arrived = |table: &RoutingTable| (table.node(candidate).and_then(position)? >= goal).then_some(());
         match self.wait_for(CATCH_UP_TIMEOUT, arrived).await {
             Some(()) => tracing::info!(lsn = %goal, took_ms = millis(began), "promotion: the candidate has caught up"),
@@ -279,7 +318,7 @@ impl Promoter {
     }
 
     /// Waits until a primary leads on a timeline above this one.
-    pub(super) async fn led_above(&self, above: Timeline) -> Option<Promoted> {
+    pub(super) async fn led_above(&self, above: Timeline, longest: Duration) -> Option<Promoted> {
         let leads = |table: &RoutingTable| {
             let timeline = table.timeline.filter(|timeline| *timeline > above)?;
             Some(Promoted {
@@ -287,14 +326,15 @@ impl Promoter {
                 timeline,
             })
         };
-        self.wait_for(PROMOTION_TIMEOUT, leads).await
+        self.wait_for(longest, leads).await
     }
 
     async fn wait_for<T>(&self, longest: Duration, look: impl Fn(&RoutingTable) -> Option<T>) -> Option<T> {
         let began = Instant::now();
         loop {
             self.shared.wake_all();
-            sleep(LOOK_EVERY).await;
+            let is_early = began.elapsed() < A_WHILE;
+            sleep(if is_early { LOOK_EVERY } else { LOOK_LATER_EVERY }).await;
             if let Some(found) = look(&self.shared.table.load()) {
                 return Some(found);
             }
@@ -314,11 +354,12 @@ impl Promoter {
 }
 
 /// The standby that loses least: the one that has received most on the timeline `above`, or else replayed most, or else comes
-/// first. A configured one is taken or nobody is.
+/// first, of those that `may_lead`. A configured one is taken or nobody is.
 pub(super) fn choose_candidate(
     nodes: &[NodeState],
     above: Timeline,
     configured: Option<&str>,
+    may_lead: impl Fn(NodeId) -> bool,
 ) -> Result<NodeId, NoCandidate> {
     let fit = |node: &&NodeState| node.role == NodeRole::Standby && node.timeline == Some(above);
     match configured {
@@ -332,8 +373,12 @@ pub(super) fn choose_candidate(
         }
         None => {
             let advance = |node: &&NodeState| (position(node), node.wal_position);
-            let best = nodes.iter().rev().filter(fit).max_by_key(advance);
-            best.map(|node| node.id).ok_or(NoCandidate::NoneFit(above))
+            let mut fit = nodes.iter().rev().filter(fit).peekable();
+            if fit.peek().is_none() {
+                return Err(NoCandidate::NoneFit(above));
+            }
+            let best = fit.filter(|node| may_lead(node.id)).max_by_key(advance);
+            best.map(|node| node.id).ok_or(NoCandidate::NoneAllowed)
         }
     }
 }
@@ -387,6 +432,10 @@ mod tests {
         nodes
     }
 
+    fn choose(nodes: &[NodeState], above: Timeline, configured: Option<&str>) -> Result<NodeId, NoCandidate> {
+        choose_candidate(nodes, above, configured, |_| true)
+    }
+
     #[test]
     fn the_standby_that_has_received_most_is_chosen() {
         let rows = [
@@ -395,9 +444,9 @@ mod tests {
             (3, None, Some(20)),
             (2, Some(99), Some(99)),
         ];
-        assert_eq!(choose_candidate(&nodes(&rows), ABOVE, None), Ok(NodeId(1)));
+        assert_eq!(choose(&nodes(&rows), ABOVE, None), Ok(NodeId(1)));
         let equal = [(3, Some(10), Some(9)), (3, Some(10), Some(10)), (3, Some(10), Some(10))];
-        assert_eq!(choose_candidate(&nodes(&equal), ABOVE, None), Ok(NodeId(1)));
+        assert_eq!(choose(&nodes(&equal), ABOVE, None), Ok(NodeId(1)));
     }
 
     #[test]
@@ -409,22 +458,35 @@ mod tests {
         ]);
         nodes[1].role = NodeRole::Unreachable;
         nodes[2].role = NodeRole::StalePrimary;
-        assert_eq!(choose_candidate(&nodes, ABOVE, None), Err(NoCandidate::NoneFit(ABOVE)));
+        assert_eq!(choose(&nodes, ABOVE, None), Err(NoCandidate::NoneFit(ABOVE)));
         nodes[2].timeline = None;
         nodes[2].role = NodeRole::Standby;
-        assert_eq!(choose_candidate(&nodes, ABOVE, None), Err(NoCandidate::NoneFit(ABOVE)));
+        assert_eq!(choose(&nodes, ABOVE, None), Err(NoCandidate::NoneFit(ABOVE)));
     }
 
     #[test]
     fn a_configured_candidate_is_taken_or_nobody_is() {
         let mut nodes = nodes(&[(3, Some(99), Some(99)), (3, Some(10), Some(10))]);
-        assert_eq!(choose_candidate(&nodes, ABOVE, Some("node 1")), Ok(NodeId(1)));
+        assert_eq!(choose(&nodes, ABOVE, Some("node 1")), Ok(NodeId(1)));
         nodes[1].role = NodeRole::Unreachable;
         let unfit = NoCandidate::ConfiguredUnfit {
             name: "node 1".into(),
             timeline: ABOVE,
         };
-        assert_eq!(choose_candidate(&nodes, ABOVE, Some("node 1")), Err(unfit));
-        assert!(choose_candidate(&nodes, ABOVE, Some("nobody")).is_err());
+        assert_eq!(choose(&nodes, ABOVE, Some("node 1")), Err(unfit));
+        assert!(choose(&nodes, ABOVE, Some("nobody")).is_err());
+    }
+
+    #[test]
+    fn one_that_may_not_lead_is_passed_over_unless_it_is_asked_for() {
+        let nodes = nodes(&[
+            (3, Some(30), Some(30)),
+            (3, Some(10), Some(10)),
+            (2, Some(10), Some(10)),
+        ]);
+        let choose = |configured, only| choose_candidate(&nodes, ABOVE, configured, |node| node == NodeId(only));
+        assert_eq!(choose(None, 1), Ok(NodeId(1)));
+        assert_eq!(choose(None, 2), Err(NoCandidate::NoneAllowed));
+        assert_eq!(choose(Some("node 0"), 1), Ok(NodeId(0)));
     }
 }

@@ -1,28 +1,30 @@
 //! Moving the writes to a standby on purpose, so that no write that was acknowledged is lost and clients see nothing but a pause.
 //!
 //! ```text
-//! look before ─▶ tell the other proxies ─▶ hold writes ─▶ the old primary takes no new writing transactions, from anybody ─▶ those under way end
-//!     ─▶ fence it ─▶ the new one has replayed all that it has written ─▶ pg_promote() ─▶ it leads ─▶ release
+//! look before ─▶ tell the other proxies ─▶ hold writes ─▶ transactions under way end ─▶ the new one is promoted ─▶ it leads ─▶ release
 //! ```
 //!
-//! Until the fence nothing has happened that can't be taken back, and until `pg_promote()` was sent the old primary simply goes on
-//! when a step fails or takes too long.
+//! How it is promoted depends on who does it, the [`Agent`]: `ourselves` tells it for `pg_promote()`, `by_patroni` for Patroni, which
+//! stops the old primary itself. Nobody else can be asked.
 //!
 //! Other proxies are told by a notification on the old primary, where their monitors listen, and find an advisory lock there; they hold
-//! their clients' writes until it is gone ([`super::probe`]). Whoever doesn't hear it is held off by the old primary's own
-//! `default_transaction_read_only`, which a proxy sees with the next answer. It stays so when the writes have moved: pg_rewind and a new
-//! base backup bring the new primary's settings.
+//! their clients' writes until it is gone ([`super::probe`]).
+
+mod by_patroni;
+mod ourselves;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::coordinator::Event;
-use super::handover::{CATCH_UP_TIMEOUT, Side};
+use super::handover::CATCH_UP_TIMEOUT;
 use super::lsn::Timeline;
 use super::node::NodeId;
-use super::promotion::{NoCandidate, Promoter, PromotionError, choose_candidate, millis};
+use super::patroni::NotMoved;
+use super::promotion::agent::Agent;
+use super::promotion::by_patroni::PatroniError;
+use super::promotion::{NoCandidate, Promoter, choose_candidate};
 use super::routing_table::{NoPrimary, RoutingTable};
-use crate::config::Promote;
 use crate::wire::sqlstate::SqlState;
 
 /// A standby that is further behind is not asked to lead: clients would wait for all of that.
@@ -45,7 +47,8 @@ pub struct Switched {
     pub warnings: Vec<String>,
 }
 
-/// The writes have not moved. The old primary goes on, except after [`SwitchoverError::Uncertain`].
+/// The writes have not moved. The old primary goes on, except after [`SwitchoverError::Uncertain`], and as long as Patroni lets it after
+/// [`SwitchoverError::ByPatroni`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SwitchoverError {
     /// Another promotion is under way in this proxy.
@@ -98,6 +101,9 @@ pub enum SwitchoverError {
         /// The standby.
         node: Arc<str>,
     },
+    /// Patroni has not done it, as far as is known. Writes aren't held for it any more: whatever it does, it lets no two lead.
+    #[error("{0}")]
+    ByPatroni(#[from] PatroniError),
     /// It may have happened.
     #[error("{0}; writes stay held until a node leads on a higher timeline")]
     Uncertain(String),
@@ -119,7 +125,23 @@ impl SwitchoverError {
             SwitchoverError::Refused { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             SwitchoverError::Lost { .. } => SqlState::CONNECTION_FAILURE,
             SwitchoverError::NeverQuiet(_) => SqlState::OBJECT_IN_USE,
+            SwitchoverError::ByPatroni(error) => error.sqlstate(),
             SwitchoverError::Uncertain(_) => SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        }
+    }
+}
+
+impl PatroniError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            PatroniError::NotMoved(NotMoved::Unheard(_)) => SqlState::CONNECTION_FAILURE,
+            PatroniError::NotMoved(NotMoved::Forbidden(_)) => SqlState::INSUFFICIENT_PRIVILEGE,
+            PatroniError::NotMoved(NotMoved::Refused(_) | NotMoved::GivenUp(_)) | PatroniError::NoMember { .. } => {
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            PatroniError::NotMoved(NotMoved::Unknown(_)) | PatroniError::Late { .. } => {
+                SqlState::TRANSACTION_RESOLUTION_UNKNOWN
+            }
         }
     }
 }
@@ -135,96 +157,14 @@ struct Parties {
 }
 
 impl Promoter {
-    /// All the steps; ends within some seconds more than the time that transactions under way are given.
+    /// All the steps; bounded in time.
     pub(super) async fn switch_over(&self, to: Option<&str>) -> Result<Switched, SwitchoverError> {
         let _turn = self.turn.try_lock().map_err(|_| SwitchoverError::Busy)?;
-        if self.promote == Promote::Never {
-            return Err(SwitchoverError::NotOurs);
+        match &self.agent {
+            Agent::Ourselves => self.switch_over_ourselves(to).await,
+            Agent::Patroni(patroni) => self.switch_over_by_patroni(patroni, to).await,
+            Agent::Others => Err(SwitchoverError::NotOurs),
         }
-        let parties = parties(&self.shared.table.load(), to, self.candidate.as_deref())?;
-        let mut new = Side::open(&self.targets, parties.new, &parties.new_name).await?;
-        new.can_be_promoted().await?;
-        let mut old = Side::open(&self.targets, parties.old, &parties.old_name).await?;
-        old.can_be_left().await?;
-        old.tell_the_others().await?;
-
-        let began = Instant::now();
-        self.tell(Event::Pause).await?;
-        tracing::info!(from = %parties.old_name, to = %parties.new_name, "switchover: writes are held");
-        let moved = self.move_writes(&parties, &mut old, &mut new).await;
-        match &moved {
-            Ok((timeline, _)) => tracing::info!(
-                node = %parties.new_name, timeline = timeline.0, took_ms = millis(began), "switchover: done"
-            ),
-            Err(error @ SwitchoverError::Uncertain(_)) => {
-                self.tell(Event::HoldOn).await?;
-                tracing::error!(%error, "switchover: outcome unknown");
-            }
-            Err(error) => {
-                let _ = old.take_writes_again().await;
-                self.tell(Event::Release).await?;
-                tracing::warn!(%error, took_ms = millis(began), "switchover: given up, the primary goes on");
-            }
-        }
-        let (timeline, ended) = moved?;
-        let held = began.elapsed();
-        let mut warnings = std::mem::take(&mut old.warnings);
-        // Left as it is: a proxy that can't reach the new primary, and whoever comes past the proxies, must not write to the old one.
-        let takes_none = if old.is_read_only {
-            " (default_transaction_read_only = on)"
-        } else {
-            ""
-        };
-        warnings.push(format!(
-            "{} runs on, as a primary that takes no writes{takes_none}: make it a standby of {} (pg_rewind, standby.signal), and see that \
-             other standbys follow",
-            parties.old_name, parties.new_name
-        ));
-        Ok(Switched {
-            from: parties.old_name,
-            to: parties.new_name,
-            timeline,
-            held,
-            ended,
-            warnings,
-        })
-    }
-
-    /// Answers the new timeline, and how many transactions were ended.
-    async fn move_writes(
-        &self,
-        parties: &Parties,
-        old: &mut Side,
-        new: &mut Side,
-    ) -> Result<(Timeline, usize), SwitchoverError> {
-        let began = Instant::now();
-        old.take_no_new_writes().await?;
-        let ended = old.until_quiet(self.patience).await?;
-        tracing::info!(
-            took_ms = millis(began),
-            ended,
-            "switchover: no transaction is under way any more"
-        );
-        let above = self.hold().await.map_err(|_| SwitchoverError::Stopping)?;
-        if above != parties.timeline {
-            return Err(SwitchoverError::Unfit(
-                "somebody else has promoted a standby meanwhile".into(),
-            ));
-        }
-        // What was on its way to it when it was fenced is over too, one way or the other.
-        old.until_quiet(Duration::ZERO).await?;
-        let goal = old.position().await?;
-        new.until_replayed(goal).await?;
-        tracing::info!(lsn = %goal, took_ms = millis(began), "switchover: the new primary has everything");
-        self.ask(parties.new, &parties.new_name)
-            .await
-            .map_err(|error| match error {
-                PromotionError::Uncertain { .. } => SwitchoverError::Uncertain(error.to_string()),
-                other => SwitchoverError::Unfit(other.to_string()),
-            })?;
-        let led = self.led_above(above).await;
-        let unseen = || SwitchoverError::Uncertain(format!("{} was asked to promote itself", parties.new_name));
-        Ok((led.ok_or_else(unseen)?.timeline, ended))
     }
 
     async fn tell(&self, event: Event) -> Result<(), SwitchoverError> {
@@ -232,8 +172,13 @@ impl Promoter {
     }
 }
 
-/// Who could lead: the one asked for, or the configured candidate, or the most advanced standby. Pure.
-fn parties(table: &RoutingTable, to: Option<&str>, candidate: Option<&str>) -> Result<Parties, SwitchoverError> {
+/// Who could lead: the one asked for, or the configured candidate, or the most advanced standby that `may_lead`. Pure.
+fn parties(
+    table: &RoutingTable,
+    to: Option<&str>,
+    candidate: Option<&str>,
+    may_lead: impl Fn(NodeId) -> bool,
+) -> Result<Parties, SwitchoverError> {
     let why = table.why_no_primary.unwrap_or(NoPrimary::Starting);
     let (Some(old), Some(timeline)) = (table.primary_state(), table.timeline) else {
         return Err(SwitchoverError::NoPrimary(why));
@@ -254,7 +199,7 @@ fn parties(table: &RoutingTable, to: Option<&str>, candidate: Option<&str>) -> R
         }
     }
     let unfit = |error: NoCandidate| SwitchoverError::Unfit(error.to_string());
-    let new = choose_candidate(&table.nodes, timeline, to.or(candidate)).map_err(unfit)?;
+    let new = choose_candidate(&table.nodes, timeline, to.or(candidate), may_lead).map_err(unfit)?;
     let new = table.node(new).ok_or(SwitchoverError::Stopping)?;
     if new.replay_paused {
         return Err(SwitchoverError::Unfit(format!("{}'s replay is paused", new.name)));
@@ -286,8 +231,11 @@ fn parties(table: &RoutingTable, to: Option<&str>, candidate: Option<&str>) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
-    use crate::cluster::{Lsn, NodeRole};
+    use crate::cluster::NodeRole;
+    use crate::cluster::lsn::Lsn;
     use crate::config::{Config, Overrides};
 
     /// A primary and two standbys; the second one has more.
@@ -307,7 +255,7 @@ mod tests {
     }
 
     fn chosen(table: &RoutingTable, to: Option<&str>, candidate: Option<&str>) -> Result<u16, SqlState> {
-        let chosen = parties(table, to, candidate);
+        let chosen = parties(table, to, candidate, |_| true);
         chosen.map(|parties| parties.new.0).map_err(|error| error.sqlstate())
     }
 

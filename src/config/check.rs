@@ -270,7 +270,7 @@ fn monitor(reader: &mut Reader<'_>) -> Monitor {
     }
     Monitor {
         user: reader.text("monitor.user").unwrap_or_default(),
-        password: monitor_password(reader),
+        password: password(reader, "monitor.password", "monitor.password_file"),
         database: reader.text("monitor.database").unwrap_or_default(),
         interval,
         timeout: reader.duration("monitor.timeout"),
@@ -279,13 +279,13 @@ fn monitor(reader: &mut Reader<'_>) -> Monitor {
     }
 }
 
-fn monitor_password(reader: &mut Reader<'_>) -> Option<Secret> {
-    const FILE: &str = "monitor.password_file";
-    let (password, file) = (reader.text("monitor.password"), reader.file(FILE));
-    if reader.has("monitor.password") && reader.has(FILE) {
+/// A password, or what the file has that holds it.
+pub(super) fn password(reader: &mut Reader<'_>, key: &'static str, file_key: &'static str) -> Option<Secret> {
+    let (password, file) = (reader.text(key), reader.file(file_key));
+    if reader.has(key) && reader.has(file_key) {
         reader.refuse(
-            FILE,
-            Unfit::new("stands beside monitor.password").suggest("keep one of the two"),
+            file_key,
+            Unfit::new(format!("stands beside {key}")).suggest("keep one of the two"),
         );
     }
     let Some(file) = file.filter(|file| file.is_file()) else {
@@ -297,11 +297,14 @@ fn monitor_password(reader: &mut Reader<'_>) -> Option<Secret> {
             Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
         }
         Ok(_) => {
-            reader.refuse(FILE, Unfit::new(format!("{} is empty", file.display())));
+            reader.refuse(file_key, Unfit::new(format!("{} is empty", file.display())));
             None
         }
         Err(error) => {
-            reader.refuse(FILE, Unfit::new(format!("{} can't be read: {error}", file.display())));
+            reader.refuse(
+                file_key,
+                Unfit::new(format!("{} can't be read: {error}", file.display())),
+            );
             None
         }
     }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::NodeAddress;
-use super::check::node_address;
+use super::check::{node_address, password};
 use super::problem::{Place, Unfit};
 use super::reader::Reader;
 use super::units::parse_address;
+use super::{NodeAddress, Secret};
 
 /// The sources of nodes beside `cluster.nodes`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -54,6 +54,17 @@ pub struct Patroni {
     pub urls: Vec<ApiUrl>,
     /// Trusted roots, PEM. `None` means the system's store.
     pub root_cert: Option<PathBuf>,
+    /// As whom it is asked to do something. Being told of its members takes no login.
+    pub login: Option<PatroniLogin>,
+}
+
+/// Patroni's `restapi.authentication`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PatroniLogin {
+    /// Without a colon.
+    pub user: String,
+    /// Whatever it is.
+    pub password: Secret,
 }
 
 /// `pg_stat_replication` and `pg_stat_wal_receiver`.
@@ -179,7 +190,32 @@ fn patroni(reader: &mut Reader<'_>) -> Option<Patroni> {
     }
     let root_cert = reader.file(ROOT_CERT);
     needs(reader, ROOT_CERT, KEY);
-    (!urls.is_empty()).then_some(Patroni { urls, root_cert })
+    let login = patroni_login(reader);
+    (!urls.is_empty()).then_some(Patroni { urls, root_cert, login })
+}
+
+fn patroni_login(reader: &mut Reader<'_>) -> Option<PatroniLogin> {
+    const USER: &str = "cluster.discovery.patroni_user";
+    const PASSWORD: &str = "cluster.discovery.patroni_password";
+    const FILE: &str = "cluster.discovery.patroni_password_file";
+    let user = reader.text(USER);
+    if user.as_ref().is_some_and(|user| user.contains(':')) {
+        reader.refuse(USER, Unfit::new("must be without a colon"));
+    }
+    needs(reader, USER, "cluster.discovery.patroni");
+    needs(reader, PASSWORD, USER);
+    needs(reader, FILE, USER);
+    let password = password(reader, PASSWORD, FILE);
+    if reader.has(USER) && !reader.has(PASSWORD) && !reader.has(FILE) {
+        reader.refuse(
+            USER,
+            Unfit::new("means nothing alone").suggest(format!("set {PASSWORD} or {FILE}")),
+        );
+    }
+    Some(PatroniLogin {
+        user: user?,
+        password: password?,
+    })
 }
 
 fn servers(reader: &mut Reader<'_>) -> Option<Servers> {

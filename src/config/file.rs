@@ -119,8 +119,15 @@ impl Document {
 /// Whether setting one key from outside takes another one that the file has out of force. Two variables that
 /// contradict each other stay, to be refused.
 fn excludes(path: &str, other: &str, place: &Place) -> bool {
-    let pair = ["monitor.password", "monitor.password_file"];
-    place.line().is_some() && path != other && pair.contains(&path) && pair.contains(&other)
+    const PAIRS: [[&str; 2]; 2] = [
+        ["monitor.password", "monitor.password_file"],
+        [
+            "cluster.discovery.patroni_password",
+            "cluster.discovery.patroni_password_file",
+        ],
+    ];
+    let stands_for = |pair: &[&str; 2]| pair.contains(&path) && pair.contains(&other);
+    place.line().is_some() && path != other && PAIRS.iter().any(stands_for)
 }
 
 /// Where offsets into the text are, in lines and columns.

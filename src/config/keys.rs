@@ -112,6 +112,12 @@ keys! {
         "URLs of Patroni's REST API, such as `http://db1:8008`. One is enough: the members that it names are asked as well.";
     "cluster.discovery.patroni_root_cert": File, Means("the system's store"),
         "Certificates that Patroni's are checked against where a URL is `https`, PEM.";
+    "cluster.discovery.patroni_user": Text, Means("no login"),
+        "As whom a switchover is asked of Patroni (its `restapi.authentication.username`). Finding nodes takes no login.";
+    "cluster.discovery.patroni_password": Secret, Means("none"),
+        "Its password.";
+    "cluster.discovery.patroni_password_file": File, Means("none"),
+        "A file that holds the password, instead.";
     "cluster.discovery.from_primary": Flag, Is("false"),
         "Ask the nodes for their standbys (`pg_stat_replication`) and for the server that they follow. `monitor.user` needs `pg_monitor` for it.";
     "cluster.discovery.standby_port": Count(1, 65_535), Means("that of the server that lists it"),

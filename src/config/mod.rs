@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use discovery::{ApiUrl, Discovery, Kubernetes, Patroni, Servers};
+pub use discovery::{ApiUrl, Discovery, Kubernetes, Patroni, PatroniLogin, Servers};
 pub use overrides::{Environment, Overrides};
 pub use problem::{ConfigErrors, Place, Problem};
 

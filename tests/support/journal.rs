@@ -167,6 +167,14 @@ async fn enter(client: &Client, write: &Statement, manner: Manner, entry: i64) -
     }
 }
 
+/// No client was refused anything, lost its connection or missed a row.
+pub fn nobody_noticed(journals: &[Journal]) {
+    for (number, journal) in journals.iter().enumerate() {
+        let quiet = journal.failed.is_empty() && journal.others.is_empty() && journal.unseen.is_empty();
+        assert!(quiet && !journal.closed, "client {number}: {journal:?}");
+    }
+}
+
 /// Holds what the clients were told against what `primary` has: nothing twice, no block torn apart, nothing there of what was reported
 /// as certainly not done, every error one of the promised ones, no connection closed. Answers the acknowledged entries that are lost,
 /// which may be some where a primary was killed; beside them every session must have seen its own.

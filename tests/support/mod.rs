@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgsluice::admin::status::{NodeStatus, Status};
 use pgsluice::lab::{LabGuard, Node};
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// How long anything that must happen may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -289,6 +289,24 @@ pub fn sqlstate(error: &tokio_postgres::Error) -> String {
     error
         .code()
         .map_or_else(|| error.to_string(), |code| code.code().to_owned())
+}
+
+/// Has a proxy move the writes, by this command in its console. Answers the console's row, or the error's code and words.
+pub async fn switch_over(port: u16, command: &str) -> Result<Vec<String>, (String, String)> {
+    let dsn = format!("host=127.0.0.1 port={port} user=postgres dbname=pgsluice");
+    let console = client(&dsn).await;
+    let answer = console.simple_query(command).await.map_err(|error| {
+        let words = error.as_db_error().map_or("", |error| error.message()).to_owned();
+        (sqlstate(&error), words)
+    })?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = row.expect("a row");
+    Ok((0..row.len())
+        .map(|at| row.get(at).unwrap_or_default().to_owned())
+        .collect())
 }
 
 /// A client of a node itself.

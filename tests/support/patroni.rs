@@ -32,7 +32,12 @@ pub enum Api {
     Http,
     /// With one certificate for all.
     Https,
+    /// In the clear, and whoever has it do something logs in as [`LOGIN`].
+    HttpWithLogin,
 }
+
+/// User and password.
+pub const LOGIN: (&str, &str) = ("operator", "s3cret:");
 
 /// One member: Patroni, and the server that it runs.
 pub struct PatroniMember {
@@ -111,7 +116,7 @@ impl PatroniCluster {
     /// The URL of a member's REST API.
     pub fn url(&self, name: &str) -> String {
         let scheme = match self.api {
-            Api::Http => "http",
+            Api::Http | Api::HttpWithLogin => "http",
             Api::Https => "https",
         };
         format!("{scheme}://127.0.0.1:{}", self.member(name).api)
@@ -178,8 +183,13 @@ impl PatroniCluster {
         let etcd = self.etcd_port;
         let certificate = self.certificate().display().to_string();
         let key = certificate.replace(".crt", ".key");
-        let (tls, ctl) = match self.api {
+        let (access, ctl) = match self.api {
             Api::Http => (String::new(), String::new()),
+            Api::HttpWithLogin => {
+                let (user, password) = LOGIN;
+                let login = format!("authentication: {{username: '{user}', password: '{password}'}}");
+                (format!(", {login}"), login)
+            }
             Api::Https => (
                 format!(", certfile: '{certificate}', keyfile: '{key}'"),
                 format!("cacert: '{certificate}'"),
@@ -188,7 +198,7 @@ impl PatroniCluster {
         format!(
             "scope: test
 name: {name}
-restapi: {{listen: '127.0.0.1:{api}', connect_address: '127.0.0.1:{api}'{tls}}}
+restapi: {{listen: '127.0.0.1:{api}', connect_address: '127.0.0.1:{api}'{access}}}
 ctl: {{{ctl}}}
 etcd3: {{hosts: '127.0.0.1:{etcd}'}}
 bootstrap:
@@ -215,6 +225,17 @@ tags: {{{tags}}}
     pub fn switchover(&self, from: &str, to: &str) {
         let said = self.patronictl(to, &["switchover", "--leader", from, "--candidate", to, "--force"]);
         assert!(said.contains("Successfully"), "{said}");
+    }
+
+    /// Whom a member takes for the leader.
+    pub fn leader(&self, asked: &str) -> String {
+        let list = self.patronictl(asked, &["list", "--format", "json"]);
+        let members: Value = serde_json::from_str(&list).unwrap_or_default();
+        let mut members = members.as_array().into_iter().flatten();
+        let leader = members.find(|member| member["Role"] == "Leader");
+        leader
+            .map_or("none", |leader| leader["Member"].as_str().unwrap_or("?"))
+            .to_owned()
     }
 
     /// What Patroni's command line says with a member's configuration.
@@ -259,6 +280,21 @@ tags: {{{tags}}}
         let arguments: Vec<&str> = ["edit-config", "--force"].into_iter().chain(settings).collect();
         let said = self.patronictl(first, &arguments);
         assert!(said.contains("Configuration changed"), "{said}");
+    }
+
+    /// Has Patroni forget a member whose server runs on.
+    pub fn abandon(&mut self, name: &str) {
+        let member = self.members.iter_mut().find(|member| member.name == name);
+        let member = member.expect("a member");
+        let _ = member.process.kill();
+        let _ = member.process.wait();
+        let others = self.members.iter().find(|member| member.name != name);
+        let other = others.expect("another member").name.clone();
+        eventually("the member is none any more", || {
+            !self
+                .patronictl(&other, &["list", "--format", "json"])
+                .contains(&format!("\"{name}\""))
+        });
     }
 
     /// Stops the store, as if it were not to be reached, or lets it go on.

@@ -22,11 +22,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
 use self::dns::Dns;
+use super::patroni::Patroni;
 use super::probe_connection::Target;
 use crate::config::{Discovery, MAX_NODES, NodeConfig};
 use kubernetes::Kubernetes;
 use merge::{Answer, Merge, SourceId};
-use patroni::Patroni;
+use patroni::Members;
 use replication::Servers;
 
 /// A source of nodes, as far as others need to know of it.
@@ -45,6 +46,8 @@ pub(super) type AskNodes = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct Search {
     /// Who is asked.
     pub(super) discovery: Discovery,
+    /// The door to the Patroni that `discovery` names.
+    pub(super) patroni: Option<Arc<Patroni>>,
     /// The nodes that the file names.
     pub(super) fixed: watch::Receiver<Arc<[NodeConfig]>>,
     /// Where the proxy listens: an address that leads back to it is no node.
@@ -102,7 +105,7 @@ fn start(
     tasks: &mut JoinSet<()>,
 ) -> Vec<Heard> {
     let Discovery {
-        patroni,
+        patroni: _,
         kubernetes,
         dns,
         servers,
@@ -112,9 +115,9 @@ fn start(
     // As `Discovery::names` has them.
     let mut ids = (0..).map(SourceId);
     let mut next = || ids.next().expect("there are more numbers than sources");
-    if let Some(settings) = patroni {
-        let patroni = Patroni::new(settings.clone(), Arc::clone(&search.ask_nodes));
-        tasks.spawn(poll(patroni, next(), interval, tell()));
+    if let Some(patroni) = &search.patroni {
+        let members = Members::new(Arc::clone(patroni), Arc::clone(&search.ask_nodes));
+        tasks.spawn(poll(members, next(), interval, tell()));
     }
     if let Some(settings) = kubernetes {
         let kubernetes = Kubernetes {
