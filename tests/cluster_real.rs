@@ -615,6 +615,44 @@ fn other_proxies_hold_writes_for_as_long_as_one_moves_them() {
 }
 
 #[test]
+fn nobody_but_a_proxy_can_have_the_writes_wait() {
+    let lab = Lab::up(1).privileged();
+    lab.servers[0].sql("CREATE ROLE app LOGIN");
+    let watch = Watch::start(&lab.config());
+    watch.until_all_serve(0);
+    let claims = |user: &str| {
+        let script = "SELECT pg_advisory_lock(1885827948, 1969840997); NOTIFY pgsluice; SELECT pg_sleep(60)";
+        let mut psql = Command::new(lab.servers[0].bin.join("psql"));
+        psql.args(["-XAt", "-h", "127.0.0.1", "-U", user]);
+        for statement in script.split("; ") {
+            psql.args(["-c", statement]);
+        }
+        psql.args(["-p", &lab.servers[0].port.to_string(), "postgres"]);
+        psql.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    let mut stranger = claims("app");
+    while lab.servers[0].sql(held) != "1" {}
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert_eq!(watch.table().primary, Some(NodeId(0)));
+    }
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    lab.servers[0].sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'");
+    while lab.servers[0].sql(held) != "0" {}
+
+    let mut proxy = claims("monitor");
+    watch.until("writes wait", |table| {
+        table.why_no_primary == Some(NoPrimary::SwitchingOver)
+    });
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+    lab.servers[0].sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    watch.until("it is over", |table| table.primary == Some(NodeId(0)));
+}
+
+#[test]
 fn a_switchover_that_cannot_be_gives_the_primary_its_writes_back() {
     let lab = Lab::up(1).may_switch_over();
     lab.servers[1].configure("recovery_min_apply_delay = '20s'");

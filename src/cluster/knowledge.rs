@@ -50,13 +50,18 @@ pub struct Settings {
     pub max_lag: Duration,
 }
 
+/// Longer than this nobody takes to move the writes away; by then the primary itself takes none ([`super::handover`]).
+const YIELDS_AT_MOST: Duration = Duration::from_secs(120);
+
 /// How far another proxy is that moves the writes away from the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Yielding {
-    /// Under way.
-    Now,
+    /// Under way, as was seen first then.
+    Now(Instant),
     /// It was over, one way or the other, when the primary answered then.
     Until(Instant),
+    /// Whoever it is has been at it for too long: he may be dead, and his lock not.
+    Ignored,
 }
 
 impl Knowledge {
@@ -141,26 +146,36 @@ impl Knowledge {
         let Some(term) = self.elected.state.current else {
             return false;
         };
-        self.yielding.is_some() || self.paused.is_some_and(|above| term.timeline <= above)
+        matches!(self.yielding, Some(Yielding::Now(_) | Yielding::Until(_)))
+            || self.paused.is_some_and(|above| term.timeline <= above)
     }
 
     /// What the primary says of somebody else who moves the writes. When it says no more that they move, they may have moved: writes wait
     /// until all the others were asked since, and the one that leads now, if one does, has said so.
     fn follow_yielding(&mut self, before: Option<Term>) {
-        let Some(term) = self.elected.state.current.filter(|term| before == Some(*term)) else {
+        let Some(term) = self.elected.state.current else {
             self.yielding = None;
             return;
         };
         let Some(answered) = self.primary_answered() else {
             return;
         };
+        let at = answered.taken_at;
         if matches!(answered.answer.state, ServerState::Primary { yields: true, .. }) {
-            self.yielding = Some(Yielding::Now);
+            self.yielding = Some(match self.yielding {
+                Some(Yielding::Now(began)) if at.saturating_duration_since(began) > YIELDS_AT_MOST => Yielding::Ignored,
+                Some(Yielding::Now(began)) => Yielding::Now(began),
+                Some(Yielding::Ignored) => Yielding::Ignored,
+                Some(Yielding::Until(_)) | None => Yielding::Now(at),
+            });
             return;
         }
-        let since = match self.yielding {
-            None => return,
-            Some(Yielding::Now) => answered.taken_at,
+        let since = match self.yielding.filter(|_| before == Some(term)) {
+            None | Some(Yielding::Ignored) => {
+                self.yielding = None;
+                return;
+            }
+            Some(Yielding::Now(_)) => at,
             Some(Yielding::Until(since)) => since,
         };
         let asked_since = |view: &NodeView| view.has_departed() || view.asked_at().is_some_and(|asked| asked > since);

@@ -440,6 +440,32 @@ fn when_it_is_over_nobody_writes_until_the_others_were_asked_who_leads_now() {
 }
 
 #[test]
+fn somebody_who_never_comes_to_an_end_is_waited_for_no_longer() {
+    let mut bench = Bench::usual();
+    assert_eq!(bench.reach(0, yielding(100)).primary, None);
+    bench.now += 60_000;
+    assert_eq!(bench.reach(0, yielding(100)).primary, None);
+    bench.now += 61_000;
+    assert_eq!(bench.reach(0, yielding(100)).primary, Some(NodeId(0)));
+    assert_eq!(bench.reach(0, yielding(100)).primary, Some(NodeId(0)));
+    // The next one is another matter.
+    bench.reach(0, primary(1, 100));
+    assert_eq!(bench.reach(0, yielding(100)).primary, None);
+}
+
+#[test]
+fn a_primary_that_is_lost_for_a_moment_yields_all_the_same() {
+    let mut bench = Bench::usual();
+    bench.reach(0, yielding(100));
+    bench.lose(0, FailureKind::NotRunning);
+    bench.reach(1, standby(1, 100));
+    let table = bench.reach(0, yielding(100));
+    assert_eq!(table.primary, None);
+    bench.reach(1, standby(1, 100));
+    assert_eq!(bench.reach(0, yielding(100)).primary, None);
+}
+
+#[test]
 fn a_node_that_has_left_is_not_waited_for() {
     let mut bench = Bench::usual();
     bench.reach(0, yielding(100));

@@ -116,7 +116,11 @@ impl Monitor {
             let ticks = connection.tells_of_promotion() && !self.shared.activity.is_idle();
             let pause = if ticks { left.min(tick(interval)) } else { left };
             let paused = tokio::select! {
-                news = connection.until_news() => return news,
+                news = connection.until_news() => {
+                    // Anybody may notify, as often as he likes.
+                    tokio::time::sleep(SHORTEST_PAUSE).await;
+                    return news;
+                }
                 paused = self.pause(pause) => paused,
             };
             left -= pause;

@@ -15,9 +15,10 @@ pub const LOCK: (i32, i32) = (0x7067_736C, 0x7569_6365);
 /// Where such a proxy says so to the others, once it has the lock.
 pub const CHANNEL: &str = "pgsluice";
 
-/// Somebody holds [`LOCK`].
+/// A session of our own role holds [`LOCK`]. Anybody may take it, and must not be believed.
 pub const SOMEBODY_SWITCHES: &str = "EXISTS (SELECT FROM pg_catalog.pg_locks \
-WHERE locktype = 'advisory' AND classid = 1885827948 AND objid = 1969840997 AND objsubid = 2)";
+JOIN pg_catalog.pg_stat_activity a USING (pid) \
+WHERE a.usename OPERATOR(pg_catalog.=) current_user AND locktype = 'advisory' AND classid = 1885827948 AND objid = 1969840997 AND objsubid = 2)";
 
 /// When to look whether somebody holds [`LOCK`]: `pg_locks` isn't free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
