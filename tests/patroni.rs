@@ -5,7 +5,7 @@ mod support;
 use nix::sys::signal::Signal;
 use support::journal::{Journals, audit_at, nobody_noticed};
 use support::patroni::{Api, LOGIN, PatroniCluster};
-use support::{Proxy, eventually, free_port, switch_over};
+use support::{Proxy, ended, eventually, free_port, sqlstate, switch_over};
 
 /// Names and addresses of the nodes that the proxy has.
 fn nodes(proxy: &Proxy) -> Vec<(String, String)> {
@@ -96,13 +96,14 @@ async fn a_leader_that_is_lost_is_followed_by_the_one_that_patroni_chooses() {
 }
 
 /// A proxy whose console lets the tests' user in, and that logs in to Patroni with this password.
-fn operated(cluster: &PatroniCluster, password: &str, more: &str, nodes: usize) -> Proxy {
+fn operated(cluster: &PatroniCluster, password: &str, failover: &str, nodes: usize) -> Proxy {
     let file = cluster.dir().join(format!("password {password}"));
     std::fs::write(&file, format!("{password}\n")).expect("a file");
     let config = format!(
-        "[admin]\nusers = [\"postgres\"]\n[failover]\nhold_timeout = \"60s\"\nswitchover_timeout = \"2s\"\n{more}\n\
-         [cluster.discovery]\npatroni = [\"{}\"]\npatroni_user = \"{}\"\npatroni_password_file = \"{}\"\n",
+        "[admin]\nusers = [\"postgres\"]\n[failover]\nswitchover_timeout = \"2s\"\n{failover}\n[cluster.discovery]\n\
+         patroni = [\"{}\"]\npatroni_root_cert = \"{}\"\npatroni_user = \"{}\"\npatroni_password_file = \"{}\"\n",
         cluster.url("pg1"),
+        cluster.certificate().display(),
         LOGIN.0,
         file.display()
     );
@@ -111,8 +112,8 @@ fn operated(cluster: &PatroniCluster, password: &str, more: &str, nodes: usize) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switchover_is_patronis_to_carry_out_and_clients_notice_nothing() {
-    let cluster = PatroniCluster::start(2, Api::HttpWithLogin);
-    let here = operated(&cluster, LOGIN.1, "promote = \"never\"", 2);
+    let cluster = PatroniCluster::start(2, Api::Https);
+    let here = operated(&cluster, LOGIN.1, "hold_timeout = \"60s\"\npromote = \"never\"", 2);
     // Another proxy, which doesn't know of Patroni, and has names of its own for the nodes.
     let ports = ["pg1", "pg2"].map(|name| format!("\"127.0.0.1:{}\"", cluster.member(name).port));
     let config = format!(
@@ -122,12 +123,20 @@ async fn a_switchover_is_patronis_to_carry_out_and_clients_notice_nothing() {
     let elsewhere = Proxy::serve(cluster.dir(), &config, 2);
     let ours = Journals::start(&here, 6).await;
     let theirs = Journals::join(&elsewhere, 6..10).await;
-    for (command, from, to) in [("SWITCHOVER TO pg2", "pg1", "pg2"), ("SWITCHOVER", "pg2", "pg1")] {
+    // One transaction doesn't end in time.
+    let slow = here.client().await;
+    slow.batch_execute("create table slow (n int); begin; insert into slow values (1)")
+        .await
+        .expect("a block");
+    for (command, from, to, ended) in [
+        ("SWITCHOVER TO pg2", "pg1", "pg2", "1"),
+        ("SWITCHOVER", "pg2", "pg1", "0"),
+    ] {
         ours.all_go_on();
         theirs.all_go_on();
         let row = switch_over(here.port, command).await.expect("a switchover");
         println!("{command}: {row:?}");
-        assert_eq!((&*row[0], &*row[1], &*row[4]), (to, from, "0"), "{row:?}");
+        assert_eq!((&*row[0], &*row[1], &*row[4]), (to, from, ended), "{row:?}");
         assert_eq!(here.status().primary.as_deref(), Some(to));
         ours.all_go_on();
         theirs.all_go_on();
@@ -141,14 +150,55 @@ async fn a_switchover_is_patronis_to_carry_out_and_clients_notice_nothing() {
     let primary = cluster.member("pg1").client().await;
     assert_eq!(audit_at(&journals, &primary).await, [0; 0]);
     assert_eq!(here.metric("pgsluice_failovers_total"), 2.0);
+    // It is told once, on the connection that it had.
+    let told = slow
+        .batch_execute("insert into slow values (2)")
+        .await
+        .expect_err("it was ended");
+    assert_eq!(sqlstate(&told), "40001");
+    slow.batch_execute("rollback").await.expect("its end");
+    slow.batch_execute("insert into slow values (3)")
+        .await
+        .expect("it goes on");
+    let rows = primary.query_one("select sum(n) from slow", &[]).await.expect("a row");
+    assert_eq!(rows.get::<_, i64>(0), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_wait_no_longer_for_what_patroni_does_not_bring_to_an_end() {
+    let cluster = PatroniCluster::start(2, Api::Https);
+    let proxy = operated(&cluster, LOGIN.1, "", 2);
+    let journals = Journals::start(&proxy, 4).await;
+    journals.all_go_on();
+    let slow = proxy.client().await;
+    slow.batch_execute("create table slow (n int); begin; insert into slow values (1)")
+        .await
+        .expect("a block");
+    let port = proxy.port;
+    let switchover = tokio::spawn(async move { switch_over(port, "SWITCHOVER TO pg2").await });
+    // The members are known, and then the store is lost: Patroni neither says yes nor no, and stops the leader, which it can't vouch for.
+    eventually("writes are held", || proxy.status().primary.is_none());
+    cluster.signal_etcd(Signal::SIGSTOP);
+    let (code, words) = ended("the switchover", switchover).await.expect_err("nobody leads");
+    assert_eq!(code, "08007", "{words}");
+    assert!(
+        words.starts_with("Patroni was asked to make pg2 the leader, and nobody leads on a higher timeline after 10s"),
+        "{words}"
+    );
+    cluster.signal_etcd(Signal::SIGCONT);
+    journals.all_go_on();
+    let primary = proxy.status().primary.expect("a primary");
+    let journals = journals.finish().await;
+    let primary = cluster.member(&primary).client().await;
+    assert_eq!(audit_at(&journals, &primary).await, [0; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switchover_that_patroni_refuses_leaves_everything_as_it_was() {
-    let mut cluster = PatroniCluster::start(2, Api::HttpWithLogin);
+    let mut cluster = PatroniCluster::start(2, Api::Https);
     cluster.add("nofailover: true");
     let loner = format!(
-        "[[cluster.node]]\nname = \"loner\"\naddress = \"127.0.0.1:{}\"",
+        "hold_timeout = \"60s\"\n[[cluster.node]]\nname = \"loner\"\naddress = \"127.0.0.1:{}\"",
         cluster.member("pg3").port
     );
     let proxy = operated(&cluster, LOGIN.1, &loner, 3);
@@ -194,9 +244,14 @@ async fn a_switchover_that_patroni_refuses_leaves_everything_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_trigger_file_has_patroni_fail_over() {
-    let mut cluster = PatroniCluster::start(2, Api::HttpWithLogin);
+    let mut cluster = PatroniCluster::start(2, Api::Https);
     let file = cluster.dir().join("trigger");
-    let proxy = operated(&cluster, LOGIN.1, &format!("trigger_file = \"{}\"", file.display()), 2);
+    let proxy = operated(
+        &cluster,
+        LOGIN.1,
+        &format!("hold_timeout = \"60s\"\ntrigger_file = \"{}\"", file.display()),
+        2,
+    );
     let journals = Journals::start(&proxy, 4).await;
     journals.all_go_on();
     std::fs::write(&file, "").expect("a file");

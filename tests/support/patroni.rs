@@ -30,10 +30,8 @@ pub struct PatroniCluster {
 pub enum Api {
     /// In the clear.
     Http,
-    /// With one certificate for all.
+    /// With one certificate for all, and whoever has it do something logs in as [`LOGIN`].
     Https,
-    /// In the clear, and whoever has it do something logs in as [`LOGIN`].
-    HttpWithLogin,
 }
 
 /// User and password.
@@ -116,7 +114,7 @@ impl PatroniCluster {
     /// The URL of a member's REST API.
     pub fn url(&self, name: &str) -> String {
         let scheme = match self.api {
-            Api::Http | Api::HttpWithLogin => "http",
+            Api::Http => "http",
             Api::Https => "https",
         };
         format!("{scheme}://127.0.0.1:{}", self.member(name).api)
@@ -185,15 +183,14 @@ impl PatroniCluster {
         let key = certificate.replace(".crt", ".key");
         let (access, ctl) = match self.api {
             Api::Http => (String::new(), String::new()),
-            Api::HttpWithLogin => {
+            Api::Https => {
                 let (user, password) = LOGIN;
                 let login = format!("authentication: {{username: '{user}', password: '{password}'}}");
-                (format!(", {login}"), login)
+                (
+                    format!(", certfile: '{certificate}', keyfile: '{key}', {login}"),
+                    format!("cacert: '{certificate}', {login}"),
+                )
             }
-            Api::Https => (
-                format!(", certfile: '{certificate}', keyfile: '{key}'"),
-                format!("cacert: '{certificate}'"),
-            ),
         };
         format!(
             "scope: test
