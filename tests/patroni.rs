@@ -125,7 +125,8 @@ async fn a_switchover_is_patronis_to_carry_out_and_clients_notice_nothing() {
     let theirs = Journals::join(&elsewhere, 6..10).await;
     // One transaction doesn't end in time.
     let slow = here.client().await;
-    slow.batch_execute("create table slow (n int); begin; insert into slow values (1)")
+    slow.batch_execute("create table slow (n int)").await.expect("a table");
+    slow.batch_execute("begin; insert into slow values (1)")
         .await
         .expect("a block");
     for (command, from, to, ended) in [
@@ -171,7 +172,8 @@ async fn writes_wait_no_longer_for_what_patroni_does_not_bring_to_an_end() {
     let journals = Journals::start(&proxy, 4).await;
     journals.all_go_on();
     let slow = proxy.client().await;
-    slow.batch_execute("create table slow (n int); begin; insert into slow values (1)")
+    slow.batch_execute("create table slow (n int)").await.expect("a table");
+    slow.batch_execute("begin; insert into slow values (1)")
         .await
         .expect("a block");
     let port = proxy.port;
