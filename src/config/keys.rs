@@ -228,7 +228,7 @@ keys! {
     "failover.trigger_file": FutureFile, Means("none"),
         "The file whose appearance asks for a promotion.";
     "failover.promote": Choice { names: Promote::NAMES, not_yet: &[] }, Is("auto"),
-        "Whether pgsluice then calls `pg_promote()`, or waits for the server or an HA manager to do it.";
+        "Whether pgsluice then calls `pg_promote()`, or waits for the server or an HA manager to do it. With `cluster.discovery.patroni` it asks Patroni instead.";
     "failover.candidate": Text, Means("the most advanced standby"),
         "Name of the node to promote.";
     "failover.hold_timeout": Span(Duration::ZERO, HOUR), Is("10s"),
