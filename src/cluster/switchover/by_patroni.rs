@@ -33,16 +33,17 @@ impl Promoter {
         patroni: &Patroni,
         to: Option<&str>,
     ) -> Result<Switched, SwitchoverError> {
-        let table = self.shared.table.load_full();
-        let members = Members::ask(patroni, &table, &self.targets).await?;
-        let parties = parties(&table, to, self.candidate.as_deref(), |node| members.may_lead(node))?;
-        let wanted = Move::Switchover {
-            leader: members.name_of(parties.old, &parties.old_name)?,
-            candidate: members.name_of(parties.new, &parties.new_name)?,
-        };
+        let members = Members::ask(patroni, &self.shared.table.load_full(), &self.targets).await?;
+        let candidate = self.candidate.as_deref();
+        let look = || parties(&self.shared.table.load(), to, candidate, |node| members.may_lead(node));
+        let first = look()?;
+        wanted(&members, &first)?;
+        self.checkpoint(&first).await;
+        // That may have taken a while, and before it nobody was to wait.
+        let parties = look()?;
+        let wanted = wanted(&members, &parties)?;
         let mut old = Side::open(&self.targets, parties.old, &parties.old_name).await?;
         old.can_be_left().await?;
-        self.checkpoint(&parties).await;
         old.tell_the_others().await?;
 
         let began = Instant::now();
@@ -126,4 +127,12 @@ impl Promoter {
         }
         Ok((promoted, under_way))
     }
+}
+
+/// What to ask for, if both are members.
+fn wanted<'m>(members: &'m Members, parties: &Parties) -> Result<Move<'m>, SwitchoverError> {
+    Ok(Move::Switchover {
+        leader: members.name_of(parties.old, &parties.old_name)?,
+        candidate: members.name_of(parties.new, &parties.new_name)?,
+    })
 }
