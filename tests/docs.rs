@@ -188,6 +188,58 @@ fn parts_of_configurations_load_in_front_of_some_node() {
     }
 }
 
+/// Comes to the same configuration whether the nodes are named or found.
+#[test]
+fn the_sidecars_configuration_is_a_file_that_passes_both_ways() {
+    let sidecar = fs::read_to_string(root().join("deploy/kubernetes/sidecar.yaml")).expect("the sidecar");
+    let (_, rest) = sidecar.split_once("pgsluice.toml: |\n").expect("a configuration");
+    let (indented, rest) = rest.split_once("\n---\n").expect("its end");
+    let named: Vec<&str> = indented.lines().map(|line| line.trim_start_matches(' ')).collect();
+    let is_entry =
+        |line: &&str| line.starts_with("name =") || line.starts_with("address =") || *line == "[[cluster.node]]";
+    let found = named.iter().filter(|line| !is_entry(line)).copied();
+    let found: Vec<&str> = found
+        .map(|line| match line.strip_prefix("# ") {
+            Some(code) if code.starts_with("[cluster.discovery]") || code.starts_with("kubernetes.") => code,
+            _ => line,
+        })
+        .collect();
+
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("users.txt"), "\"app\" \"a password\"\n").expect("the users");
+    fs::write(folder.path().join("monitor_password"), "a password\n").expect("the password");
+    let checked = |lines: &[&str]| {
+        let text = lines
+            .join("\n")
+            .replace("/run/secrets/pgsluice", &folder.path().display().to_string());
+        Config::parse(&text, "sidecar.yaml", &Overrides::default()).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+    };
+    let (named, found) = (checked(&named).cluster, checked(&found).cluster);
+    assert_eq!((named.nodes.len(), named.discovery.is_empty()), (3, true));
+    assert_eq!(
+        (found.nodes.len(), found.discovery.names()),
+        (0, vec!["kubernetes".to_owned()])
+    );
+    // Each of them is a pod of the service.
+    let service = found.discovery.kubernetes.expect("a service").service;
+    let is_pod = |host: &str| host.split_once('.').is_some_and(|(_, of)| of == service);
+    assert!(named.nodes.iter().all(|node| is_pod(&node.address.host)));
+
+    // The account that the pod would run as has what the manual says is needed.
+    let rights = fs::read_to_string(root().join("deploy/kubernetes/discovery.yaml")).expect("the rights");
+    let account = rest
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("# serviceAccountName: "));
+    let account = account.expect("an account");
+    assert_eq!(rights.matches(&format!("name: {account}\n")).count(), 5, "{rights}");
+    let role = &Document::read("docs/configuration.md").in_language("yaml")[0];
+    let (_, rules) = role.split_once("rules:\n").expect("rules");
+    for rule in rules.lines() {
+        let rule = rule.trim_start_matches([' ', '-']);
+        assert!(rights.contains(rule), "{rule}");
+    }
+}
+
 #[test]
 fn commands_and_flags_that_are_shown_exist() {
     let mut seen = BTreeSet::new();
