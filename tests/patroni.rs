@@ -113,13 +113,16 @@ fn operated(cluster: &PatroniCluster, password: &str, failover: &str, nodes: usi
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switchover_is_patronis_to_carry_out_and_clients_notice_nothing() {
     let cluster = PatroniCluster::start(2, Api::Https);
-    let here = operated(&cluster, LOGIN.1, "hold_timeout = \"60s\"\npromote = \"never\"", 2);
+    // All the rights that it takes; before PostgreSQL 15 nobody can be let write checkpoints.
+    let leader = cluster.member("pg1").client().await;
+    let created = "create role watcher login; grant pg_monitor to watcher";
+    leader.batch_execute(created).await.expect("a role");
+    let may_checkpoint = leader.batch_execute("grant pg_checkpoint to watcher").await.is_ok();
+    let monitor = "hold_timeout = \"60s\"\n[monitor]\nuser = \"watcher\"\n";
+    let here = operated(&cluster, LOGIN.1, &format!("promote = \"never\"\n{monitor}"), 2);
     // Another proxy, which doesn't know of Patroni, and has names of its own for the nodes.
     let ports = ["pg1", "pg2"].map(|name| format!("\"127.0.0.1:{}\"", cluster.member(name).port));
-    let config = format!(
-        "[failover]\nhold_timeout = \"60s\"\n[cluster]\nnodes = [{}]\n",
-        ports.join(", ")
-    );
+    let config = format!("[failover]\n{monitor}[cluster]\nnodes = [{}]\n", ports.join(", "));
     let elsewhere = Proxy::serve(cluster.dir(), &config, 2);
     let ours = Journals::start(&here, 6).await;
     let theirs = Journals::join(&elsewhere, 6..10).await;
@@ -151,6 +154,8 @@ async fn a_switchover_is_patronis_to_carry_out_and_clients_notice_nothing() {
     let primary = cluster.member("pg1").client().await;
     assert_eq!(audit_at(&journals, &primary).await, [0; 0]);
     assert_eq!(here.metric("pgsluice_failovers_total"), 2.0);
+    let checkpoints = here.log().matches("the old primary has written a checkpoint").count();
+    assert_eq!(checkpoints, if may_checkpoint { 2 } else { 0 });
     // It is told once, on the connection that it had.
     let told = slow
         .batch_execute("insert into slow values (2)")
