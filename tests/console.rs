@@ -414,7 +414,7 @@ async fn a_switchover_in_the_console_is_a_pause_to_those_who_write() {
         "{told}"
     );
     assert!(
-        errors.starts_with("warning: node3 runs on as a primary that nobody writes to"),
+        errors.starts_with("warning: node3 runs on, as a primary that takes no writes"),
         "{errors}"
     );
     let error = begun.query("switchover to node3", &[]).await.expect_err("it is fenced");
