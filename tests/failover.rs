@@ -482,6 +482,47 @@ async fn what_is_cut_while_it_runs_is_reported_for_what_it_may_have_done() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_only_the_session_is_in_no_doubt_and_runs_again() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, "[failover]\nhold_timeout = \"60s\"\n");
+    let texts = [
+        "set work_mem = '5MB'",
+        "reset work_mem",
+        "show work_mem",
+        "deallocate all",
+        "discard all",
+        "prepare p as select 1",
+    ];
+    let mut clients = Vec::new();
+    for _ in texts {
+        clients.push(Wire::login(proxy.port, "postgres").await);
+    }
+    for client in &mut clients {
+        client
+            .send(&query("/* pgsluice: primary */ select pg_sleep(0.1)"))
+            .await;
+    }
+    for client in &mut clients {
+        client.answer().await;
+    }
+    until_replayed(&lab);
+    // Each now finds a connection that is open already.
+    lab.freeze("node1").expect("frozen");
+    for (client, text) in clients.iter_mut().zip(texts) {
+        client.send(&query(text)).await;
+    }
+    eventually("all were sent", || {
+        proxy.node("node1").connections.active == texts.len() as u64
+    });
+    lab.sql("node2", "select pg_promote()").expect("a promotion");
+    for (client, text) in clients.iter_mut().zip(texts) {
+        let answer = client.answer().await;
+        assert!(codes(&answer).is_empty(), "{text}: {}", show(&answer));
+    }
+    assert_eq!(clients[0].value("show work_mem").await, "5MB");
+}
+
 /// A server that is told to stop while it commits finishes that, and by the extended protocol says both: that it has committed, and that it
 /// ends the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use crate::sql::{Effect, Reason, StatementClass};
 /// What running a unit twice could do, and what is known if its node is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Danger {
-    /// It only reads.
+    /// It only reads, or changes nothing but the session's own state.
     None,
     /// One transaction that may write.
     Write,
@@ -58,6 +58,10 @@ pub(super) fn danger(class: &StatementClass) -> Danger {
     match &class.reason {
         // Before anything has happened in it, a block that is lost is no loss.
         Reason::TransactionControl if matches!(&class.effects[..], [Effect::Begin { .. }]) => Danger::None,
+        // What they change is the session's, which has it wherever it goes.
+        Reason::SessionState("SET" | "RESET" | "SHOW" | "PREPARE" | "DEALLOCATE" | "DISCARD") if !several => {
+            Danger::None
+        }
         // Their bodies may commit.
         Reason::Verb("CALL" | "DO") => Danger::Several,
         _ if ends && several => Danger::Several,
