@@ -198,7 +198,7 @@ impl Teller {
 
     /// Books until the bank closes.
     pub async fn work(mut self) -> History {
-        while !self.bank.is_closing() && self.book().await.is_some() {
+        while !self.bank.is_closing() && self.tidy().await.is_some() && self.book().await.is_some() {
             let pause = self.dice.below(12) as u64;
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
@@ -252,6 +252,30 @@ impl Teller {
             }
             number += 1;
         }
+    }
+
+    /// Now and then something that is about the session alone, and that nothing need keep from being done. `None` if there is no connection
+    /// any more.
+    async fn tidy(&mut self) -> Option<()> {
+        const CHORES: [&str; 3] = [
+            "set application_name = 'teller'",
+            "reset application_name",
+            "show work_mem",
+        ];
+        if !self.dice.once_in(5) {
+            return Some(());
+        }
+        let chore = self.dice.of(&CHORES);
+        let answer = self.ask(&query(chore)).await;
+        if let Some(code) = answer.code() {
+            let told = format!("teller {} was told {code} for {chore}", self.number);
+            self.history.failed_reads.push(told);
+        }
+        if answer.status().is_none() {
+            let told = format!("teller {} lost its connection in {chore}", self.number);
+            self.history.closed_idle.push(told);
+        }
+        answer.status().map(drop)
     }
 
     /// Whether a transfer is there. `None` if there is no connection any more.
