@@ -53,10 +53,6 @@ fn succeed(command: &mut Command) -> Output {
     output
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 struct Server {
     bin: PathBuf,
     data: PathBuf,
@@ -158,12 +154,14 @@ impl Lab {
         if let Some(user) = nix::unistd::User::from_name("postgres").unwrap() {
             std::os::unix::fs::chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
-        let server = |index: usize| Server {
+        // Below those that the kernel gives to outgoing connections, one of which could have it when the server starts.
+        let ports = pgsluice::lab::free_ports(standbys + 1).unwrap();
+        let server = |(index, port): (usize, u16)| Server {
             bin: binaries(),
             data: directory.path().join(format!("node{index}")),
-            port: free_port(),
+            port,
         };
-        let servers: Vec<Server> = (0..=standbys).map(server).collect();
+        let servers: Vec<Server> = ports.into_iter().enumerate().map(server).collect();
         let primary = &servers[0];
         succeed(
             postgres(primary.bin.join("initdb"))

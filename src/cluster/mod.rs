@@ -76,6 +76,7 @@ pub use serving::Serving;
 pub use state_file::StateFileError;
 pub use switchover::{Switched, SwitchoverError};
 use targets::Targets;
+use trigger_file::TriggerFile;
 
 /// The cluster as this proxy sees it: a handle, cheap to clone, for every thread.
 #[derive(Clone)]
@@ -181,7 +182,7 @@ impl Cluster {
             turn: Mutex::default(),
         });
         if let Some(path) = &config.failover.trigger_file {
-            tasks.spawn(trigger_file::watch(path.clone(), Arc::clone(&promoter)));
+            tasks.spawn(trigger_file::watch(TriggerFile::at(path), Arc::clone(&promoter)));
         }
         Ok(Cluster(Arc::new(Watched {
             shared,

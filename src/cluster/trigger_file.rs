@@ -25,12 +25,29 @@ struct FileIdentity {
     modified: (i64, i64),
 }
 
-/// Watches the path for ever.
-pub(super) async fn watch(path: PathBuf, promoter: Arc<Promoter>) {
-    let mut known = look(&path).await;
-    if known.is_some() {
-        tracing::warn!(path = %path.display(), "the trigger file is there already: ignored until it is created again");
+/// A path, and what is there now.
+pub(super) struct TriggerFile {
+    path: PathBuf,
+    known: Option<FileIdentity>,
+}
+
+impl TriggerFile {
+    /// Looks at once: what comes from here on is a request.
+    pub(super) fn at(path: &Path) -> TriggerFile {
+        let known = std::fs::metadata(path).ok().and_then(|metadata| identity(&metadata));
+        if known.is_some() {
+            tracing::warn!(path = %path.display(), "the trigger file is there already: ignored until it is created again");
+        }
+        TriggerFile {
+            path: path.to_owned(),
+            known,
+        }
     }
+}
+
+/// Watches the path for ever.
+pub(super) async fn watch(file: TriggerFile, promoter: Arc<Promoter>) {
+    let TriggerFile { path, mut known } = file;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let found = look(&path).await;
@@ -47,11 +64,11 @@ pub(super) async fn watch(path: PathBuf, promoter: Arc<Promoter>) {
 
 /// The file at the path, if there is one. A directory is none. One that can't be looked at isn't there.
 async fn look(path: &Path) -> Option<FileIdentity> {
-    let metadata = tokio::fs::metadata(path)
-        .await
-        .ok()
-        .filter(|metadata| !metadata.is_dir())?;
-    Some(FileIdentity {
+    identity(&tokio::fs::metadata(path).await.ok()?)
+}
+
+fn identity(metadata: &std::fs::Metadata) -> Option<FileIdentity> {
+    (!metadata.is_dir()).then(|| FileIdentity {
         device: metadata.dev(),
         inode: metadata.ino(),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
