@@ -45,6 +45,13 @@ async fn a_node_that_leaves_gets_nothing_more_and_one_that_joins_takes_its_share
     let (primary, stays, leaves) = (names[0], names[1], names[2]);
     let journals = Journals::start(&proxy, 8).await;
     journals.all_go_on();
+    // Those who write read what they have just written, which is mostly the primary's to answer.
+    let reader = proxy.client().await;
+    let reads = tokio::spawn(async move {
+        while let Ok(row) = reader.query_one("select count(*) from journal", &[]).await {
+            assert!(row.get::<_, i64>(0) >= 0);
+        }
+    });
     eventually("both standbys are used", || {
         proxy.statements(stays).0 > 0 && proxy.statements(leaves).0 > 0
     });
@@ -61,6 +68,8 @@ async fn a_node_that_leaves_gets_nothing_more_and_one_that_joins_takes_its_share
     assert_eq!(proxy.metric(&format!("pgsluice_node_up{{node=\"{leaves}\"}}")), 1.0);
     journals.all_go_on();
 
+    assert!(!reads.is_finished(), "a read failed");
+    reads.abort();
     let journals = journals.finish().await;
     assert!(
         journals
