@@ -40,7 +40,8 @@ pub fn statement(look: Look) -> String {
 
 const COLUMNS: &str = "r.in_recovery, \
 (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
-(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, \
+(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 \
+OPERATOR(pg_catalog.#) (pg_catalog.current_setting('port')::pg_catalog.int8 OPERATOR(pg_catalog.<<) 48), \
 pg_catalog.current_setting('server_version_num'), \
 i.wal_block_size, i.bytes_per_wal_segment, \
 CASE WHEN r.in_recovery THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \

@@ -100,7 +100,8 @@ impl Answer {
     }
 }
 
-/// Which run of a server process answered: its `pg_postmaster_start_time()`, in microseconds since 1970 by the server's clock.
+/// Which run of a server process answered: its `pg_postmaster_start_time()`, in microseconds since 1970 by the server's clock, with its `port` in
+/// the upper bits: two servers of one machine may start in the same moment of a coarse clock.
 ///
 /// Only equality means something. A standby that restarts may come back *behind* what it has served, so what was known about a
 /// server dies with this.
