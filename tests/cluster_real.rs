@@ -342,6 +342,17 @@ impl Watch {
     }
 }
 
+/// Two proxies that share nothing, when all nodes serve.
+fn two_watches(lab: &Lab) -> (Watch, Watch) {
+    let config = lab.config();
+    let mut elsewhere = config.clone();
+    elsewhere.cluster.state_file = None;
+    let watches = (Watch::start(&config), Watch::start(&elsewhere));
+    watches.0.until_all_serve(0);
+    watches.1.until_all_serve(0);
+    watches
+}
+
 /// Has the proxy move the writes.
 fn switch_over(watch: &Watch, to: Option<&str>) -> Result<Switched, SwitchoverError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -536,14 +547,7 @@ fn a_promotion_that_is_refused_gives_the_primary_its_writes_back() {
 #[test]
 fn a_switchover_loses_nothing_that_anybody_wrote_and_other_proxies_hold_and_follow() {
     let lab = Lab::up(2).may_switch_over();
-    let config = lab.config();
-    let mut elsewhere = config.clone();
-    elsewhere.cluster.state_file = None;
-    let (watch, other) = (Watch::start(&config), Watch::start(&elsewhere));
-    watch.until_all_serve(0);
-    other.until_all_serve(0);
-    let mut changes = other.cluster.subscribe();
-    changes.mark_unchanged();
+    let (watch, other) = two_watches(&lab);
     let writer = writes_directly(&lab.servers[0]);
     std::thread::sleep(Duration::from_millis(300));
 
@@ -574,12 +578,7 @@ fn a_switchover_loses_nothing_that_anybody_wrote_and_other_proxies_hold_and_foll
 #[test]
 fn other_proxies_hold_writes_for_as_long_as_one_moves_them() {
     let lab = Lab::up(1).may_switch_over();
-    let config = lab.config();
-    let mut elsewhere = config.clone();
-    elsewhere.cluster.state_file = None;
-    let (watch, other) = (Watch::start(&config), Watch::start(&elsewhere));
-    watch.until_all_serve(0);
-    other.until_all_serve(0);
+    let (watch, other) = two_watches(&lab);
     // Somebody's transaction is under way for longer than it may.
     lab.servers[0].sql("CREATE ROLE app LOGIN");
     let script = "BEGIN; SELECT 1; SELECT pg_sleep(60)";

@@ -35,14 +35,18 @@ pub fn statement(look: Look) -> String {
         Look::Anyway => "true",
         Look::IfReadOnly => "pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on'",
     };
-    format!("SELECT {COLUMNS}, CASE WHEN {when} THEN {SOMEBODY_SWITCHES} ELSE false END {SOURCE}")
+    let system_identifier = "(SELECT system_identifier FROM pg_catalog.pg_control_system())";
+    format!(
+        "SELECT r.in_recovery, {system_identifier}, {SERVER_IDENTITY}, {COLUMNS}, CASE WHEN {when} THEN {SOMEBODY_SWITCHES} ELSE false END {SOURCE}"
+    )
 }
 
-const COLUMNS: &str = "r.in_recovery, \
-(SELECT system_identifier FROM pg_catalog.pg_control_system()), \
-(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 \
-OPERATOR(pg_catalog.#) (pg_catalog.current_setting('port')::pg_catalog.int8 OPERATOR(pg_catalog.<<) 48), \
-pg_catalog.current_setting('server_version_num'), \
+/// Which run of which server answers, as a [`ServerIdentity`].
+pub const SERVER_IDENTITY: &str = "\
+((extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 \
+OPERATOR(pg_catalog.#) (pg_catalog.current_setting('port')::pg_catalog.int8 OPERATOR(pg_catalog.<<) 48))";
+
+const COLUMNS: &str = "pg_catalog.current_setting('server_version_num'), \
 i.wal_block_size, i.bytes_per_wal_segment, \
 CASE WHEN r.in_recovery THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
 CASE WHEN r.in_recovery THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END, \

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -39,8 +39,9 @@ impl Observer {
         let metrics = &self.shared.metrics;
         let table = self.shared.cluster.table().clone();
         let now = Instant::now();
+        let limit = self.age_limit(&table);
         for node in table.members() {
-            self.set_node_gauges(node, now);
+            self.set_node_gauges(node, serves(node, limit, now), now);
         }
         self.clear_gauges_of_others(&table);
         for source in self.shared.cluster.sources() {
@@ -98,7 +99,7 @@ impl Observer {
         *shown = names;
     }
 
-    fn set_node_gauges(&self, node: &NodeState, now: Instant) {
+    fn set_node_gauges(&self, node: &NodeState, serves: bool, now: Instant) {
         let metrics = &self.shared.metrics;
         let label = || [("node", node.name.to_string())];
         let up = !matches!(
@@ -114,7 +115,7 @@ impl Observer {
         }
         metrics
             .gauge(metrics::NODE_SERVING, &label())
-            .set(f64::from(u8::from(self.serves(node, now))));
+            .set(f64::from(u8::from(serves)));
         metrics
             .gauge(metrics::NODE_TIMELINE, &label())
             .set(node.timeline.map_or(0.0, |timeline| f64::from(timeline.0)));
@@ -137,12 +138,10 @@ impl Observer {
         metrics.gauge(metrics::POOL_WAITING, &label()).set(waiting as f64);
     }
 
-    /// Whether the node is sent statements as things are.
-    fn serves(&self, node: &NodeState, now: Instant) -> bool {
+    /// How old what a standby answers may be as things are.
+    fn age_limit(&self, table: &RoutingTable) -> Option<Duration> {
         let config = self.shared.config.load();
-        let table = self.shared.cluster.table();
-        let limit = age_limit(&table, config.routing.max_lag, config.failover.stale_reads);
-        node.role == NodeRole::Primary || usable_lag(node, limit, now).is_some()
+        age_limit(table, config.routing.max_lag, config.failover.stale_reads)
     }
 
     /// The pools that have or want a connection.
@@ -213,7 +212,9 @@ impl AdminSource for Observer {
             .iter()
             .map(|node| self.shared.pools.link(node.id).statements().0)
             .sum();
+        let limit = self.age_limit(&table);
         let nodes = table.members().map(|node| {
+            let serves = serves(node, limit, now);
             let link = self.shared.pools.link(node.id);
             let (read, write) = link.statements();
             let (idle, active, _) = self.shared.pools.occupancy(node.id);
@@ -228,8 +229,8 @@ impl AdminSource for Observer {
                     NodeRole::Foreign | NodeRole::Departed | NodeRole::Unknown => Role::Unknown,
                 },
                 up: !matches!(node.role, NodeRole::Unreachable | NodeRole::Unknown),
-                serving: self.serves(node, now),
-                why: why(node, &table, self.serves(node, now)),
+                serving: serves,
+                why: why(node, &table, serves),
                 lag_seconds: lag(node, now),
                 lag_bytes: node.lag_bytes,
                 timeline: node.timeline.map(|timeline| timeline.0),
@@ -276,7 +277,8 @@ impl AdminSource for Observer {
             return Err("draining".into());
         }
         let table = self.shared.cluster.table();
-        if table.primary.is_some() || table.nodes.iter().any(|node| self.serves(node, Instant::now())) {
+        let (limit, now) = (self.age_limit(&table), Instant::now());
+        if table.primary.is_some() || table.members().any(|node| serves(node, limit, now)) {
             return Ok(());
         }
         Err(match table.why_no_primary {
@@ -284,6 +286,11 @@ impl AdminSource for Observer {
             None => "no node can serve".into(),
         })
     }
+}
+
+/// Whether the node is sent statements as things are.
+fn serves(node: &NodeState, limit: Option<Duration>, now: Instant) -> bool {
+    node.role == NodeRole::Primary || usable_lag(node, limit, now).is_some()
 }
 
 fn why(node: &NodeState, table: &RoutingTable, serves: bool) -> String {

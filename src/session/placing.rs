@@ -297,28 +297,31 @@ impl<'a> Placing<'a> {
 
     /// Waits until `node` has been asked what it is since now, or is the primary no more.
     pub async fn hear_from(&self, node: NodeId) {
-        let (cluster, began) = (&self.worker.shared.cluster, Instant::now());
-        let heard = |table: &RoutingTable| {
+        self.hear(|table, began| {
             let asked_since = |row: &NodeState| {
                 row.last_seen
                     .is_some_and(|seen| seen - row.round_trip.unwrap_or_default() > began)
             };
             table.primary != Some(node) || table.node(node).is_none_or(asked_since)
-        };
-        let mut news = cluster.published();
-        cluster.request_probe();
-        while !heard(&cluster.table()) && began.elapsed() < HEARING {
-            let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;
-        }
+        })
+        .await;
     }
 
     /// Waits until every node has been asked what it is since now.
     async fn hear_from_all(&self) {
+        self.hear(|table, began| {
+            let asked_since = |row: &NodeState| row.last_asked.is_some_and(|asked| asked > began);
+            table.members().all(asked_since)
+        })
+        .await;
+    }
+
+    /// Has the nodes asked, and waits until the table says enough of what has been since then.
+    async fn hear(&self, enough: impl Fn(&RoutingTable, Instant) -> bool) {
         let (cluster, began) = (&self.worker.shared.cluster, Instant::now());
-        let asked_since = |row: &NodeState| row.last_asked.is_some_and(|asked| asked > began);
         let mut news = cluster.published();
         cluster.request_probe();
-        while !cluster.table().members().all(asked_since) && began.elapsed() < HEARING {
+        while !enough(&cluster.table(), began) && began.elapsed() < HEARING {
             let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;
         }
     }

@@ -3,26 +3,28 @@
 use std::net::IpAddr;
 
 use crate::cluster::lsn::SystemIdentifier;
+use crate::cluster::probe::SERVER_IDENTITY;
 use crate::cluster::probe_connection::Row;
 use crate::cluster::reading::ServerIdentity;
 use crate::config::NodeAddress;
 
 /// One row for the server itself, one for each of its walsenders that feeds a standby or could, one for the server that it follows.
 ///
-/// The server's identity is made as the monitor makes it ([`super::super::probe`]).
 /// `pg_has_role` tells whether the statistics show more than NULLs. Names are qualified, so that no search path can put others in
 /// their place.
-pub(super) const STATEMENT: &str = "\
-SELECT 'self', (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()), \
-((extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 \
-OPERATOR(pg_catalog.#) (pg_catalog.current_setting('port')::pg_catalog.int8 OPERATOR(pg_catalog.<<) 48))::pg_catalog.text, \
-pg_catalog.pg_is_in_recovery()::pg_catalog.text, pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')::pg_catalog.text \
-UNION ALL \
-SELECT 'standby', pg_catalog.host(client_addr), application_name, NULL, NULL \
-FROM pg_catalog.pg_stat_replication WHERE state OPERATOR(pg_catalog.<>) 'backup' \
-UNION ALL \
-SELECT 'upstream', sender_host, sender_port::pg_catalog.text, NULL, NULL \
-FROM pg_catalog.pg_stat_wal_receiver";
+pub(super) fn statement() -> String {
+    format!(
+        "SELECT 'self', (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()), \
+         {SERVER_IDENTITY}::pg_catalog.text, \
+         pg_catalog.pg_is_in_recovery()::pg_catalog.text, pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')::pg_catalog.text \
+         UNION ALL \
+         SELECT 'standby', pg_catalog.host(client_addr), application_name, NULL, NULL \
+         FROM pg_catalog.pg_stat_replication WHERE state OPERATOR(pg_catalog.<>) 'backup' \
+         UNION ALL \
+         SELECT 'upstream', sender_host, sender_port::pg_catalog.text, NULL, NULL \
+         FROM pg_catalog.pg_stat_wal_receiver"
+    )
+}
 
 /// Which run of which cluster's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Source;
 use super::census::{Census, Heard};
-use super::hearsay::{STATEMENT, Told, read};
+use super::hearsay::{Told, read, statement};
 use super::merge::Answer;
 use crate::cluster::probe_connection::{Bounds, ProbeConnection, Target};
 use crate::config::{self, NodeAddress, NodeConfig};
@@ -140,7 +140,7 @@ async fn ask(
     standby_port: Option<u16>,
 ) -> Result<(Told, ProbeConnection), String> {
     if let Some(mut connection) = connection
-        && let Ok(rows) = connection.query(STATEMENT).await
+        && let Ok(rows) = connection.query(&statement()).await
     {
         return Ok((read(&rows, &target.address, standby_port)?, connection));
     }
@@ -148,6 +148,9 @@ async fn ask(
     let mut connection = opened
         .map_err(|unreachable| unreachable.message.to_string())?
         .with_bounds(BOUNDS);
-    let rows = connection.query(STATEMENT).await.map_err(|error| error.to_string())?;
+    let rows = connection
+        .query(&statement())
+        .await
+        .map_err(|error| error.to_string())?;
     Ok((read(&rows, &target.address, standby_port)?, connection))
 }
