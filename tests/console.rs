@@ -38,8 +38,7 @@ fn psql(lab: &LabGuard, proxy: &Proxy, conninfo: &str, password: &str, commands:
 async fn psql_is_shown_nodes_and_pools_and_reaches_the_database_beside_them() {
     let lab = LabGuard::fresh(1).expect("a lab");
     let proxy = Proxy::with(&lab, CONSOLE);
-    let app = proxy.client().await;
-    app.batch_execute("create table t ()").await.expect("a write");
+    let _app = proxy.client_after("create table t ()").await;
 
     let (told, errors) = psql(
         &lab,
@@ -269,8 +268,7 @@ async fn reload_takes_over_what_can_be_and_says_what_cannot() {
         warning.contains("listen.threads") && !warning.contains("pool"),
         "{warning}"
     );
-    let app = proxy.client().await;
-    app.batch_execute("create table t ()").await.expect("a write");
+    let _app = proxy.client_after("create table t ()").await;
     let pools = rows(&console.run("show pools").await);
     assert_eq!(pools[0].last(), Some(&Some("3".to_owned())));
 
@@ -367,8 +365,7 @@ fn writes(
 async fn a_switchover_in_the_console_is_a_pause_to_those_who_write() {
     let lab = LabGuard::fresh(2).expect("a lab");
     let proxy = Proxy::with(&lab, CONSOLE);
-    let app = proxy.client().await;
-    app.batch_execute("create table t (i int)").await.expect("a table");
+    let _app = proxy.client_after("create table t (i int)").await;
     until_replayed(&lab);
     let (stop, writer) = writes(&proxy);
     let begun = client(&console_dsn(&proxy)).await;
@@ -428,8 +425,7 @@ async fn a_switchover_goes_on_without_the_console_that_has_begun_it_and_there_is
         &lab,
         &format!("{CONSOLE}[failover]\nswitchover_timeout = \"10s\"\nhold_timeout = \"20s\"\n"),
     );
-    let setup = proxy.client().await;
-    setup.batch_execute("create table t (i int)").await.expect("a table");
+    proxy.client_after("create table t (i int)").await;
     until_replayed(&lab);
     let mut busy = Wire::login(proxy.port, "postgres").await;
     busy.run("begin").await;
@@ -467,8 +463,7 @@ async fn a_switchover_goes_on_without_the_console_that_has_begun_it_and_there_is
 async fn a_proxy_that_drains_lets_a_switchover_end_first() {
     let lab = LabGuard::fresh(1).expect("a lab");
     let mut proxy = Proxy::with(&lab, &format!("{CONSOLE}[failover]\nswitchover_timeout = \"2s\"\n"));
-    let setup = proxy.client().await;
-    setup.batch_execute("create table t (i int)").await.expect("a table");
+    proxy.client_after("create table t (i int)").await;
     until_replayed(&lab);
     let node = support::direct(lab.node("node1").expect("a node")).await;
     node.batch_execute("begin; insert into t values (1)")

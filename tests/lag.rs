@@ -31,11 +31,7 @@ struct Beat {
 
 impl Beat {
     async fn start(proxy: &Proxy) -> Beat {
-        let writer = proxy.client().await;
-        writer
-            .batch_execute("create table beat as select 0::bigint as n")
-            .await
-            .expect("a table");
+        let writer = proxy.client_after("create table beat as select 0::bigint as n").await;
         let (acknowledged, stop) = (Arc::<Mutex<Vec<Instant>>>::default(), Arc::<AtomicBool>::default());
         let (log, until) = (Arc::clone(&acknowledged), Arc::clone(&stop));
         let task = tokio::spawn(async move {
@@ -149,11 +145,7 @@ async fn a_lagging_standby_gets_no_reads_until_it_has_caught_up() {
 async fn a_session_sees_its_own_writes_while_a_standby_stands_still() {
     let lab = LabGuard::fresh(2).expect("a lab");
     let proxy = proxy_with_max_lag(&lab, "10min");
-    let client = proxy.client().await;
-    client
-        .batch_execute("create table beat as select 0::bigint as n")
-        .await
-        .expect("a table");
+    let client = proxy.client_after("create table beat as select 0::bigint as n").await;
     lab.pause_replay("node2").expect("paused");
     let (still, moving) = (proxy.statements("node2").0, proxy.statements("node3").0);
     let mut standby_reads = 0;
@@ -237,8 +229,7 @@ async fn a_session_that_asks_for_it_never_reads_back_in_time() {
 async fn an_idle_primarys_standbys_do_not_grow_old() {
     let lab = LabGuard::fresh(2).expect("a lab");
     let proxy = proxy_with_max_lag(&lab, "1s");
-    let client = proxy.client().await;
-    client.batch_execute("create table t (n int)").await.expect("a table");
+    proxy.client_after("create table t (n int)").await;
     // A transaction that has written and stays open leaves log behind that the standbys get much later.
     let open = direct(lab.node("node1").expect("a node")).await;
     for idle in ["nothing happens", "a transaction is open"] {
@@ -338,11 +329,7 @@ async fn own_writes_are_seen_whatever_way_the_log_takes_to_a_standby() {
         sql("node2", "select count(*) from pg_stat_replication") == "1"
     })
     .await;
-    let client = proxy.client().await;
-    client
-        .batch_execute("create table beat as select 0::bigint as n")
-        .await
-        .expect("a table");
+    let client = proxy.client_after("create table beat as select 0::bigint as n").await;
     let before = ["node2", "node3"].map(|node| proxy.statements(node).0);
     for n in 1..=10_i64 {
         client.execute("update beat set n = $1", &[&n]).await.expect("a write");

@@ -6,7 +6,7 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 use pgsluice::lab::{LabGuard, Quiet, StopMode};
-use support::journal::{Journals, audit};
+use support::journal::{Journals, Reader, audit};
 use support::{Proxy, eventually, until_replayed};
 
 /// Has the proxy serve these nodes of the lab and no others.
@@ -45,13 +45,7 @@ async fn a_node_that_leaves_gets_nothing_more_and_one_that_joins_takes_its_share
     let (primary, stays, leaves) = (names[0], names[1], names[2]);
     let journals = Journals::start(&proxy, 8).await;
     journals.all_go_on();
-    // Those who write read what they have just written, which is mostly the primary's to answer.
-    let reader = proxy.client().await;
-    let reads = tokio::spawn(async move {
-        while let Ok(row) = reader.query_one("select count(*) from journal", &[]).await {
-            assert!(row.get::<_, i64>(0) >= 0);
-        }
-    });
+    let reader = Reader::start(&proxy).await;
     eventually("both standbys are used", || {
         proxy.statements(stays).0 > 0 && proxy.statements(leaves).0 > 0
     });
@@ -68,8 +62,7 @@ async fn a_node_that_leaves_gets_nothing_more_and_one_that_joins_takes_its_share
     assert_eq!(proxy.metric(&format!("pgsluice_node_up{{node=\"{leaves}\"}}")), 1.0);
     journals.all_go_on();
 
-    assert!(!reads.is_finished(), "a read failed");
-    reads.abort();
+    reader.finish().await;
     let journals = journals.finish().await;
     assert!(
         journals

@@ -435,8 +435,7 @@ async fn clients_encrypt_and_a_new_certificate_counts_from_the_next_reload_on() 
 async fn probes_and_status_tell_what_the_proxy_can_do() {
     let lab = LabGuard::fresh(1).expect("a lab");
     let proxy = Proxy::start(&lab);
-    let client = proxy.client().await;
-    client.batch_execute("create table t (n int)").await.expect("a table");
+    let client = proxy.client_after("create table t (n int)").await;
     client.query("select count(*) from t", &[]).await.expect("a read");
     let code = |path: &str| proxy.get(path).map(|(code, _)| code);
     for path in ["/livez", "/readyz", "/metrics", "/status", "/"] {

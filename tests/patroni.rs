@@ -3,7 +3,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::journal::{Journals, audit_at, nobody_noticed};
+use support::journal::{Journals, Reader, audit_at, nobody_noticed};
 use support::patroni::{Api, LOGIN, PatroniCluster};
 use support::{Proxy, ended, eventually, free_port, sqlstate, switch_over};
 
@@ -31,6 +31,7 @@ async fn the_nodes_are_patronis_members_whichever_of_them_come_and_go() {
     assert_eq!(nodes(&proxy), members(&cluster, &["pg1", "pg2"]));
     assert_eq!(proxy.status().primary.as_deref(), Some("pg1"));
     let journals = Journals::start(&proxy, 4).await;
+    let reader = Reader::start(&proxy).await;
     journals.all_go_on();
 
     cluster.switchover("pg1", "pg2");
@@ -69,6 +70,7 @@ async fn the_nodes_are_patronis_members_whichever_of_them_come_and_go() {
     journals.all_go_on();
     assert_eq!(nodes(&proxy), members(&cluster, &["pg2", "pg3", "pg4"]));
 
+    reader.finish().await;
     let journals = journals.finish().await;
     let primary = proxy.status().primary.expect("a primary");
     let primary = cluster.member(&primary).client().await;
@@ -176,8 +178,7 @@ async fn writes_wait_no_longer_for_what_patroni_does_not_bring_to_an_end() {
     let proxy = operated(&cluster, LOGIN.1, "", 2);
     let journals = Journals::start(&proxy, 4).await;
     journals.all_go_on();
-    let slow = proxy.client().await;
-    slow.batch_execute("create table slow (n int)").await.expect("a table");
+    let slow = proxy.client_after("create table slow (n int)").await;
     slow.batch_execute("begin; insert into slow values (1)")
         .await
         .expect("a block");

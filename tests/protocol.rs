@@ -1567,6 +1567,58 @@ async fn a_read_only_block_stays_on_one_standby_until_it_needs_the_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_again_with_its_begin_leaves_no_block_behind() {
+    let scene = Scene::start("").await;
+    let set = async |setting: &str| {
+        let mut direct = scene.direct().await;
+        direct.run("set default_transaction_read_only = off").await;
+        direct
+            .run(&format!("alter database {} {setting}", scene.database))
+            .await;
+        let others = "datname = current_database() and pid <> pg_backend_pid()";
+        let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where {others}");
+        direct.run(&end).await;
+    };
+    let begun = |begin: &str, then: &str| batch(&[extended(begin, &[]), extended(then, &[]), sync()]);
+    let again = |code: &str| {
+        let metric = format!("pgsluice_retries_total{{reason=\"{code}\"}}");
+        scene.proxy.metric(&metric)
+    };
+    scene.direct().await.run("create table there (n int)").await;
+    scene.caught_up().await;
+
+    // A standby that may not have the table yet: nobody has written anything that it might lack.
+    let (mut client, mut stranger) = (scene.wire().await, scene.wire().await);
+    let answer = client.ask(&begun("begin read only", "select * from nowhere")).await;
+    assert_eq!(codes(&answer), ["42P01"], "{}", show(&answer));
+    assert!(again("42P01") > 0.0, "it didn't run again");
+    for _ in 0..5 {
+        let read = "/* pgsluice: standby */ select 1";
+        assert_eq!(stranger.value(read).await, "1", "in a stranger's block");
+    }
+    drop(client);
+
+    // A primary that takes no writes: the client hears it once a second look has found no other.
+    set("set default_transaction_read_only = on").await;
+    let mut client = scene.wire().await;
+    for begin in ["begin", "start transaction isolation level repeatable read"] {
+        let before = again("25006");
+        let answer = client.ask(&begun(begin, "insert into there values (1)")).await;
+        assert_eq!(codes(&answer), ["25006"], "{}", show(&answer));
+        assert_eq!(tags(&answer), "12nC12nEZ", "{}", show(&answer));
+        assert_eq!(again("25006"), before + 1.0);
+        let read = "/* pgsluice: primary */ select 1";
+        assert_eq!(stranger.value(read).await, "1", "in a stranger's block");
+        assert_eq!(codes(&client.query("select 1").await), ["25P02"]);
+        client.run("rollback").await;
+    }
+    set("reset default_transaction_read_only").await;
+    assert_eq!(stranger.value("select count(*) from there").await, "0");
+    drop((client, stranger));
+    scene.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replication_connection_is_relayed_to_the_primary() {
     let scene = Scene::start("").await;
     let mut walsender = scene

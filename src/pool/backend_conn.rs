@@ -4,19 +4,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::node_link::{NodeLink, Registration};
+use super::own_answer::OwnAnswer;
 use super::prepared::PreparedSet;
 use super::quota::Places;
 use super::settings::Settings;
 use crate::auth::server_login::ServerSession;
 use crate::cluster::{Epoch, NodeId};
-use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, parameter_status};
-use crate::wire::error_response::ErrorView;
-use crate::wire::frame::{HEADER, header};
+use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
@@ -56,6 +55,8 @@ pub struct BackendConn {
     pub writer: i32,
     /// The session that has run code of which nothing is known: whatever that has left is for nobody else.
     suspect: Option<u64>,
+    /// What the server said last of its transaction.
+    pub status: TransactionStatus,
     /// The server has ended it.
     parted: bool,
     /// The worker whose runtime watches the socket.
@@ -109,15 +110,6 @@ pub enum CurrentSetting {
     Unreadable,
 }
 
-/// What a server said to something that was asked on the proxy's own account.
-#[derive(Debug, Default)]
-struct Said {
-    /// Parameters.
-    reported: Vec<(String, String)>,
-    /// The first column of a row, if one came that isn't too large to wait for; `None` in it for NULL.
-    row: Option<Option<Box<[u8]>>>,
-}
-
 impl BackendConn {
     /// A connection that has just been logged in.
     ///
@@ -153,6 +145,7 @@ impl BackendConn {
             drawn_by: 0,
             writer: 0,
             suspect: None,
+            status: TransactionStatus::Idle,
             parted: false,
             worker,
             opened: now,
@@ -293,48 +286,21 @@ impl BackendConn {
         wanted: &Arc<Settings>,
         ready: u32,
     ) -> Result<Vec<(String, String)>, ConnError> {
-        let (mut scanner, mut reported, mut refused) = (ReplyScanner::default(), Vec::new(), None);
-        let mut left = 1;
-        while left > 0 {
-            let mut at = 0;
-            while at < buffer.len() && left > 0 {
-                match scanner.step(buffer, at) {
-                    Step::Opaque { end } => at = end,
-                    Step::Incomplete => break,
-                    Step::Malformed => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
-                    Step::Message { tag, body, end } => {
-                        match tag {
-                            b'A' => self.overheard.extend_from_slice(&buffer[at..end]),
-                            b'S' => {
-                                if let Some((name, value)) = parameter_status(body) {
-                                    reported.push((name.to_owned(), value.to_owned()));
-                                }
-                            }
-                            b'E' if refused.is_none() => {
-                                let view = ErrorView::parse(body);
-                                let view = view.map(|error| (error.code, error.message_text().into_owned()));
-                                refused = Some(view.unwrap_or((SqlState::INTERNAL_ERROR, String::new())));
-                                left += ready;
-                            }
-                            b'Z' => left -= 1,
-                            _ => {}
-                        }
-                        at = end;
-                    }
-                }
+        let mut answer = OwnAnswer::before(ready);
+        loop {
+            answer.take(buffer)?;
+            if answer.is_over() {
+                break;
             }
-            buffer.advance(at);
-            if left > 0 && self.stream.read_buf(buffer).await? == 0 {
+            if self.stream.read_buf(buffer).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
-        for (name, value) in &reported {
-            self.note_parameter(name, value);
-        }
-        match refused {
+        self.note(&mut answer);
+        match answer.refused {
             None => {
                 self.settings = Arc::clone(wanted);
-                Ok(reported)
+                Ok(answer.reported)
             }
             Some((code, message)) => {
                 self.run(b"ROLLBACK").await?;
@@ -444,78 +410,38 @@ impl BackendConn {
         self.run_until(sql, TransactionStatus::InBlock).await.map(drop)
     }
 
-    async fn run_until(&mut self, sql: &[u8], want: TransactionStatus) -> Result<Said, ConnError> {
+    async fn run_until(&mut self, sql: &[u8], want: TransactionStatus) -> Result<OwnAnswer, ConnError> {
         let mut request = Vec::with_capacity(sql.len() + 6);
         frontend::put_query(&mut request, sql);
         self.stream.write_all(&request).await?;
         self.stream.flush().await?;
         self.remarks.clear();
-        let (mut buffer, mut scanner) = (BytesMut::with_capacity(4096), ReplyScanner::default());
-        let (mut said, mut refused, mut ready) = (Said::default(), None, None);
+        let (mut buffer, mut answer) = (BytesMut::with_capacity(4096), OwnAnswer::before(0));
         loop {
-            let mut at = 0;
-            while at < buffer.len() {
-                match scanner.step(&buffer, at) {
-                    Step::Opaque { end } => {
-                        if let Some(body) = whole_row(&buffer[at..end]) {
-                            said.row = Some(first_column(body).map(Box::from));
-                        }
-                        at = end;
-                    }
-                    Step::Incomplete => break,
-                    Step::Malformed => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
-                    Step::Message { tag, body, end } => {
-                        match tag {
-                            b'A' => self.overheard.extend_from_slice(&buffer[at..end]),
-                            b'N' if scanner.at_boundary() => self.remarks.extend_from_slice(&buffer[at..end]),
-                            _ => {}
-                        }
-                        at = end;
-                        match tag {
-                            b'S' => {
-                                if let Some((name, value)) = parameter_status(body) {
-                                    self.note_parameter(name, value);
-                                    said.reported.push((name.to_owned(), value.to_owned()));
-                                }
-                            }
-                            b'E' => {
-                                refused = Some(match ErrorView::parse(body) {
-                                    Some(error) => (error.code, error.message_text().into_owned()),
-                                    None => (SqlState::INTERNAL_ERROR, String::new()),
-                                });
-                            }
-                            b'Z' => ready = Some(TransactionStatus::parse(body)),
-                            _ => {}
-                        }
-                    }
-                }
-            }
-            buffer.advance(at);
+            answer.take_all(&mut buffer)?;
             // What has come behind it, such as a notification, is somebody's too.
-            if let Some(status) = ready
-                && buffer.is_empty()
-            {
-                return match (refused, status) {
-                    (None, Some(status)) if status == want => Ok(said),
-                    (Some((code, message)), Some(TransactionStatus::Idle)) => Err(ConnError::Refused { code, message }),
-                    _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
-                };
+            if answer.is_over() && buffer.is_empty() {
+                break;
             }
             if self.stream.read_buf(&mut buffer).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
+        self.note(&mut answer);
+        self.remarks = std::mem::take(&mut answer.remarks);
+        match (answer.refused.take(), answer.status) {
+            (None, Some(status)) if status == want => Ok(answer),
+            (Some((code, message)), Some(TransactionStatus::Idle)) => Err(ConnError::Refused { code, message }),
+            _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+        }
     }
-}
 
-/// The body of the DataRow at the front of what a scanner passes over, if all of it is there.
-fn whole_row(bytes: &[u8]) -> Option<&[u8]> {
-    let (_, length) = header(bytes).filter(|(tag, _)| *tag == b'D')?;
-    bytes.get(HEADER..length as usize + 1)
-}
-
-/// The first column of a DataRow, as text. `None` for NULL.
-fn first_column(body: &[u8]) -> Option<&[u8]> {
-    let (length, rest) = body.get(2..)?.split_first_chunk()?;
-    rest.get(..usize::try_from(i32::from_be_bytes(*length)).ok()?)
+    /// Keeps what an answer says of the connection.
+    fn note(&mut self, answer: &mut OwnAnswer) {
+        self.overheard.append(&mut answer.overheard);
+        self.status = answer.status.unwrap_or(self.status);
+        for (name, value) in &answer.reported {
+            self.note_parameter(name, value);
+        }
+    }
 }

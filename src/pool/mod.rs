@@ -7,6 +7,7 @@
 
 mod backend_conn;
 mod node_link;
+mod own_answer;
 #[expect(clippy::module_inception, reason = "the pool is what the folder is named for")]
 mod pool;
 mod pools;

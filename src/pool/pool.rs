@@ -19,6 +19,7 @@ use super::pools::{Login, REAP_INTERVAL};
 use super::quota::{Counted, Need, Place, Places, Quota, Quotas};
 use crate::auth::server_login::{self, ServerLogin, ServerLoginError};
 use crate::cluster::Epoch;
+use crate::wire::backend::TransactionStatus;
 use crate::wire::sqlstate::SqlState;
 
 /// How long the front of the queue may be passed over for a waiter of the connection's own worker.
@@ -164,6 +165,14 @@ impl Lease {
         conn.last_used = now;
         let worker = conn.worker();
         if !conn.is_fit() || conn.age(now) > pool.login.limits().max_lifetime || pool.must_share() {
+            return;
+        }
+        if conn.status != TransactionStatus::Idle {
+            // Should a caller be wrong, the next user must still not be in a stranger's transaction.
+            tracing::error!(
+                node = pool.link.name(),
+                "a connection came back in a transaction block, and is closed"
+            );
             return;
         }
         loop {

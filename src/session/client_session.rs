@@ -473,6 +473,12 @@ impl ClientSession {
             _ if !plan.needs_server && !closes_there => self.answer_here(&plan, &unit).await,
             _ if plan.own && self.status() != TransactionStatus::Failed => self.answer_own(&plan, &unit).await,
             Phase::Idle if plan.only_ends_block() => self.answer_end_of_nothing(&plan, &unit).await,
+            Phase::Aborted { settings, .. } if self.rolls_back_first(&plan, &unit) => {
+                let settings = Arc::clone(settings);
+                self.phase = Phase::Idle;
+                settle::set(&mut self.state, settings);
+                self.place_and_run(&plan, &unit, arrived).await
+            }
             Phase::Aborted { .. } => self.answer_aborted(&plan, &unit).await,
             Phase::Idle => self.place_and_run(&plan, &unit, arrived).await,
             Phase::Attached(_) => self.run_attached(&plan, &unit, arrived).await,

@@ -62,6 +62,8 @@ pub(super) fn danger(class: &StatementClass) -> Danger {
         Reason::SessionState("SET" | "RESET" | "SHOW" | "PREPARE" | "DEALLOCATE" | "DISCARD") if !several => {
             Danger::None
         }
+        // Of a session that has lost its server, they are all that is left, and stand with the one it goes on with.
+        Reason::Verb("LISTEN" | "UNLISTEN") if !several => Danger::None,
         // Their bodies may commit.
         Reason::Verb("CALL" | "DO") => Danger::Several,
         _ if ends && several => Danger::Several,

@@ -311,7 +311,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         if !matches!(outcome, Outcome::Done { .. }) {
             self.expect.give_up(self.parties.statements, self.forwarded);
         }
-        if self.unit_len > 0 && !matches!(outcome, Outcome::Refused(_) | Outcome::NodeLost { .. }) {
+        if self.unit_len > 0 && !matches!(outcome, Outcome::Refused { .. } | Outcome::NodeLost { .. }) {
             self.leave_unit();
         }
         outcome
@@ -348,7 +348,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             // What came behind the answer, such as the front of a notification, belongs to the stream.
             if self.is_complete() && replies.is_empty() {
                 return match self.refused {
-                    Some(code) => Outcome::Refused(code),
+                    Some(code) => Outcome::Refused {
+                        code,
+                        in_block: self.answer.status != TransactionStatus::Idle,
+                    },
                     None => Outcome::Done {
                         answer: self.answer,
                         later: std::mem::take(&mut self.later),
@@ -601,6 +604,7 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
                     self.parties.slot.progress(Progress::Parted);
                 }
                 self.answer.status = TransactionStatus::parse(body).unwrap_or(TransactionStatus::Failed);
+                self.parties.conn.status = self.answer.status;
             }
             b'C' => {
                 self.completed = true;

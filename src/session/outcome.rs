@@ -22,7 +22,12 @@ pub enum Outcome {
         later: SmallVec<[Arc<StatementClass>; 1]>,
     },
     /// The server refused with this error, which the client has not seen; the connection is ready. Only where a retry was possible.
-    Refused(SqlState),
+    Refused {
+        /// The error's.
+        code: SqlState,
+        /// The block that it began is still open, and has failed.
+        in_block: bool,
+    },
     /// The server refused the session's settings, and did nothing else; the connection is ready.
     Unsettled {
         /// The server's code.
@@ -57,7 +62,7 @@ impl Outcome {
     pub fn leaves_ready(&self) -> bool {
         matches!(
             self,
-            Outcome::Done { .. } | Outcome::Refused(_) | Outcome::Unsettled { .. }
+            Outcome::Done { .. } | Outcome::Refused { .. } | Outcome::Unsettled { .. }
         )
     }
 }

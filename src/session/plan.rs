@@ -242,9 +242,9 @@ impl Sum {
     /// A statement runs.
     fn runs(&mut self, class: &Arc<StatementClass>) {
         self.names(class);
-        if matches!(&class.effects[..], [Effect::Begin { .. }]) && class.statements == 1 && self.executes == 0 {
-            self.begins = true;
-        }
+        let begins =
+            matches!(&class.effects[..], [Effect::Begin { .. }]) && class.statements == 1 && self.executes == 0;
+        self.begins |= begins;
         self.executes += 1;
         self.ends |= class.effects.iter().any(|effect| {
             matches!(
@@ -263,7 +263,8 @@ impl Sum {
             self.access = Access::Write;
             self.danger = stronger(self.danger, danger(class));
             self.block_safe &= stays_in_block(class);
-            self.refused_alike &= refused_alike(class);
+            // A BEGIN that comes first has done nothing when what follows it is refused.
+            self.refused_alike &= begins || refused_alike(class);
             self.sequence_state |= reads_sequence_state(class);
             self.inserts |= matches!(
                 class.reason,

@@ -78,6 +78,14 @@ pub fn prepared_names(sql: &[u8], context: &SqlContext) -> Vec<(std::ops::Range<
     rules::session_state::prepared_names(sql, context.plain_strings())
 }
 
+/// Whether `sql` is several statements, and the first a plain ROLLBACK, in whichever words.
+pub fn rolls_back_first(sql: &[u8], context: &SqlContext) -> bool {
+    let mut statements = Statements::new(sql, context.plain_strings());
+    let first = statements.next().map(|first| rules::judge_by_head(&first).effects);
+    let rolls_back = first.is_some_and(|effects| matches!(effects[..], [Effect::Rollback { chain: false }]));
+    rolls_back && statements.next().is_some()
+}
+
 /// The position that a comment in `sql` asks for (`/* pgsluice: min_position=… */`), as it is written there.
 pub fn position_hint<'a>(sql: &'a [u8], context: &SqlContext) -> Option<&'a str> {
     hint::position(sql, context.plain_strings())

@@ -148,8 +148,12 @@ impl Answer {
         last.body.first().copied()
     }
 
+    /// The first error's code, and with one that nobody promises all that it says.
     fn code(&self) -> Option<String> {
-        codes(&self.0).into_iter().next()
+        let error = self.0.iter().find(|message| message.tag == b'E')?;
+        let code = error.code();
+        let promised = matches!(&*code, "40001" | "08007" | "57P03" | "25P02");
+        Some(if promised { code } else { show(&self.0) })
     }
 
     /// Each row as a sum of balances.

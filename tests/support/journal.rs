@@ -118,6 +118,35 @@ impl Journals {
     }
 }
 
+/// A client that only reads, whose statements are a standby's at once: those who write read what they have just written, which is mostly
+/// the primary's to answer.
+pub struct Reader {
+    stop: Arc<AtomicBool>,
+    reads: JoinHandle<()>,
+}
+
+impl Reader {
+    /// Reads the journal on and on.
+    pub async fn start(proxy: &Proxy) -> Reader {
+        let (client, stop) = (proxy.client().await, Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let reads = tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let read = client.query_one("select count(*) from journal", &[]).await;
+                read.expect("a read, which no failover ends");
+                tokio::time::sleep(PACE).await;
+            }
+        });
+        Reader { stop, reads }
+    }
+
+    /// None of its reads has failed.
+    pub async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        ended("the last read", self.reads).await;
+    }
+}
+
 async fn keep(client: Client, number: i64, stop: Arc<AtomicBool>, entries: Arc<AtomicUsize>) -> Journal {
     let write = client.prepare("insert into journal (entry) values ($1)").await;
     let look = client.prepare("select count(*) from journal where entry = $1").await;

@@ -210,6 +210,14 @@ impl Proxy {
         client(&self.dsn()).await
     }
 
+    /// A client that has run this.
+    pub async fn client_after(&self, sql: &str) -> tokio_postgres::Client {
+        let client = self.client().await;
+        let ran = client.batch_execute(sql).await;
+        ran.unwrap_or_else(|error| panic!("{sql:.200}: {error}"));
+        client
+    }
+
     /// Sends a signal to the proxy's process.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("the proxy's process");
@@ -239,7 +247,14 @@ impl Drop for Proxy {
             for line in tail.into_iter().rev() {
                 eprintln!("{line}");
             }
+            return;
         }
+        // Nothing that a client does may bring it to either.
+        let log = self.log();
+        let wrong = log
+            .lines()
+            .find(|line| line.contains("panicked at") || line.contains("in a transaction block, and is closed"));
+        assert_eq!(wrong, None, "in the proxy's log");
     }
 }
 

@@ -244,6 +244,13 @@ impl ClientSession {
         }
     }
 
+    /// Gives back a connection that a block may still be open on, which ends with that.
+    pub(super) async fn give_back_after(&self, mut attached: Box<Attached>, in_block: bool) {
+        if !in_block || attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
+            self.give_back(attached);
+        }
+    }
+
     /// Gives a connection back, or closes it if a signal may still come for whoever has it.
     pub(super) fn give_back(&self, attached: Box<Attached>) {
         if attached.aimed {

@@ -15,7 +15,7 @@ use super::super::settle;
 use super::super::statements::{self};
 use super::{ClientSession, End};
 use crate::route::Route;
-use crate::sql::Access;
+use crate::sql::{self, Access};
 use crate::wire::backend::{CLOSE_COMPLETE, TransactionStatus, put_ready};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Named};
@@ -81,6 +81,17 @@ impl ClientSession {
                 },
                 _ => {}
             }
+        }
+    }
+
+    /// Whether it is a Query that ends a lost block and goes on. A server can run it: to that, there is no block to roll back.
+    pub(super) fn rolls_back_first(&self, plan: &Plan, unit: &Unit) -> bool {
+        match unit.frames[..plan.frames] {
+            [frame] if frame.tag == b'Q' && plan.tail == Tail::Closed => {
+                let body = &self.client.inbox.bytes()[frame.start + HEADER..frame.end];
+                frontend::query(body).is_some_and(|sql| sql::rolls_back_first(sql, &self.sql_context()))
+            }
+            _ => false,
         }
     }
 

@@ -112,7 +112,7 @@ impl ClientSession {
             }
             Outcome::Ended(words) => Err(End::ByServer(words)),
             // The primary takes no more writes, and the block has come to its first statement.
-            Outcome::Refused(_) if fresh.is_some() => {
+            Outcome::Refused { .. } if fresh.is_some() => {
                 self.worker.shared.count_retry("read_only_primary");
                 Box::pin(Placing::new(&worker).hear_from(route.node)).await;
                 let begin = fresh.map(settle::begin_again).unwrap_or_default();
@@ -124,7 +124,7 @@ impl ClientSession {
                     Err(error) => self.report(error, plan, &unit.frames).await,
                 }
             }
-            Outcome::Refused(_) | Outcome::Unsettled { .. } => Err(End::Left),
+            Outcome::Refused { .. } | Outcome::Unsettled { .. } => Err(End::Left),
             Outcome::NodeLost {
                 parting,
                 forwarded,
@@ -260,16 +260,14 @@ impl ClientSession {
     /// Begins a block again on whoever is the primary, or will be; what it has done so far is rolled back.
     async fn begin_on_primary(
         &mut self,
-        mut attached: Box<Attached>,
+        attached: Box<Attached>,
         begin: Box<[u8]>,
     ) -> Result<Result<Box<Attached>, SessionError>, End> {
         let settings_before = attached.block.as_ref().map_or_else(
             || Arc::clone(&self.state.settings),
             |block| Arc::clone(&block.settings_before),
         );
-        if attached.lease.conn().run(b"ROLLBACK").await.is_ok() {
-            self.give_back(attached);
-        }
+        self.give_back_after(attached, true).await;
         let worker = Rc::clone(&self.worker);
         let rules = rules(&worker.shared.config.load());
         let principal = Arc::clone(&self.principal);

@@ -174,7 +174,7 @@ impl ClientSession {
                         .answered(route.target, plan.access, arrived.elapsed());
                     return self.settle(attached, plan, later, answer, mode).await;
                 }
-                Outcome::Refused(code) => {
+                Outcome::Refused { code, in_block } => {
                     worker.shared.count_retry(code.as_str());
                     self.learn_from_refusal(plan, route, code);
                     retries += 1;
@@ -185,7 +185,7 @@ impl ClientSession {
                         }
                         NextStep::Retry | NextStep::Forward | NextStep::Report(_) => {}
                     }
-                    self.give_back(attached);
+                    self.give_back_after(attached, in_block).await;
                     if route.target == Target::Primary && code == SqlState::READ_ONLY_SQL_TRANSACTION {
                         Box::pin(placing.hear_from(route.node)).await;
                     }
