@@ -4,6 +4,7 @@
 //! into. While the answer comes the client's socket is watched too, so that one that went away is noticed; what it sends meanwhile waits
 //! in the inbox, unless the server waits for it (copy data, a batch without its Sync).
 
+mod judging;
 mod sending;
 
 use std::collections::VecDeque;
@@ -20,27 +21,23 @@ use tokio::io::AsyncWriteExt;
 use super::aim::Shot;
 use super::cancel::CancelSlot;
 use super::danger::Signals;
-use super::expect::{Awaited, Expectations, Fate};
+use super::expect::{Expectations, Fate};
 use super::inbox::{Buffers, Inbox, poll_read};
 use super::login::Told;
 use super::meant::Progress;
 use super::notifiers::Notifiers;
 use super::outcome::{Answer, Left, Outcome};
 use super::plan::Plan;
-use super::request::{CAP, FrameAt, TEXT_CAP, Tail, waits_for};
+use super::request::{CAP, FrameAt, TEXT_CAP, Tail};
 use super::resets;
 use super::retry::{Attempt, Failure, NextStep, Parting, after};
 use super::statements::Statements;
 use super::translate::{Translator, Untold};
-use crate::cluster::{Cluster, Hint};
+use crate::cluster::Cluster;
 use crate::pool::{BackendConn, PreparedRegistry, Settings};
-use crate::route::Target;
 use crate::sql::{Effect, SqlContext, StatementClass};
-use crate::wire::backend::{
-    ReplyScanner, Step, TransactionStatus, parameter_status, put_error_body, put_parameter_status, put_ready,
-};
-use crate::wire::error_response::{ErrorFields, ErrorView, Severity};
-use crate::wire::frame::{BadFrame, HEADER, frontend_header};
+use crate::wire::backend::{ReplyScanner, Step, TransactionStatus, put_ready};
+use crate::wire::frame::HEADER;
 use crate::wire::frontend;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::stream::Stream;
@@ -409,6 +406,18 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
             && after(self.attempt_now(), Failure::Lost(self.parting)) == NextStep::Retry
     }
 
+    fn attempt_now(&self) -> Attempt {
+        let progress = if self.forwarded {
+            super::retry::Progress::ForwardedToClient
+        } else {
+            self.attempt.progress
+        };
+        Attempt {
+            progress,
+            ..self.attempt
+        }
+    }
+
     fn is_complete(&self) -> bool {
         self.owed == 0 && !self.open && !self.copy_in && self.cut == 0 && self.all_sent() && self.scanner.at_boundary()
     }
@@ -578,285 +587,10 @@ impl<'a, C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'a, C> {
         }
         Ok(())
     }
-
-    /// One message of the server's.
-    fn judge(&mut self, tag: u8, body: &[u8]) -> Fate {
-        let outdated = tag == b'E' && self.expect.is_outdated();
-        let fate = if self.expect.is_empty() {
-            Fate::Forward
-        } else {
-            let whole = self.scanner.at_boundary().then_some(body);
-            let (statements, prepared) = (&mut *self.parties.statements, &mut self.parties.conn.prepared);
-            self.expect.meet(tag, whole, statements, prepared)
-        };
-        if let Some(checked) = self.expect.checked() {
-            self.go_on(checked);
-        }
-        if outdated {
-            let (whole, body) = plan_changed();
-            return self.error(&body, Fate::Replace(whole));
-        }
-        match tag {
-            b'Z' => {
-                self.owed = self.owed.saturating_sub(1);
-                self.copy_in = false;
-                if self.owed > 0 {
-                    self.parties.slot.progress(Progress::Parted);
-                }
-                self.answer.status = TransactionStatus::parse(body).unwrap_or(TransactionStatus::Failed);
-                self.parties.conn.status = self.answer.status;
-            }
-            b'C' => {
-                self.completed = true;
-                self.answer.rolled_back = body == b"ROLLBACK\0";
-            }
-            b'E' => return self.error(body, fate),
-            b'N' if self.announces_loss(body) => return Fate::Swallow,
-            b'S' => return self.parameter(body),
-            b'A' => {
-                if let Some(named) = self.parties.notifiers.in_clients_terms(body) {
-                    return Fate::Replace(named);
-                }
-            }
-            b'G' => self.copy_began(),
-            _ => {}
-        }
-        fate
-    }
-
-    /// Sync during COPY is passed over by the server; the one after CopyDone counts.
-    fn copy_began(&mut self) {
-        self.leave_unit();
-        let followed = !self.expect.is_empty();
-        let (ended, voided) = self.expect.copy_began();
-        self.copy_in = !ended;
-        if followed {
-            self.owed = self.owed.saturating_sub(voided);
-            self.open |= voided > 0 && self.owed == 0;
-        } else if self.extended && self.owed > 0 {
-            self.owed = 0;
-            self.open = true;
-        }
-    }
-
-    fn error(&mut self, body: &[u8], fate: Fate) -> Fate {
-        self.answer.failed = true;
-        self.copy_in = false;
-        // What is passed over need not wait.
-        self.stops.clear();
-        let (passed_over, lacks_sync) = self.expect.passed_over();
-        self.owed = self.owed.saturating_sub(passed_over);
-        self.open |= lacks_sync && self.tail != Tail::Prepared;
-        self.failed_batch = self.open;
-        let Some(error) = ErrorView::parse(body) else {
-            return fate;
-        };
-        if error.code == SqlState::QUERY_CANCELED {
-            self.parties.slot.progress(Progress::Parted);
-        }
-        let fatal = matches!(error.severity, Some(Severity::Fatal | Severity::Panic));
-        if fatal && error.code == SqlState::ADMIN_SHUTDOWN && (self.signals || self.parties.slot.is_marked()) {
-            let mut words = Vec::with_capacity(HEADER + body.len());
-            put_error_body(&mut words, body);
-            self.last_words = Some(words.into());
-            return Fate::Swallow;
-        }
-        if matches!(
-            error.code,
-            SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW
-        ) {
-            self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
-        }
-        if error.code == SqlState::READ_ONLY_SQL_TRANSACTION && self.attempt.target == Target::Primary {
-            self.parties.cluster.hint(self.parties.conn.node, Hint::ReadOnlyRefusal);
-        }
-        if fatal {
-            // The connection ends with it. What the client is told depends on what was under way.
-            self.parting = match self.completes {
-                Completes::Perhaps if self.completed => Parting::Announced,
-                Completes::All | Completes::Perhaps | Completes::Nothing => Parting::Farewell,
-            };
-            return Fate::Swallow;
-        }
-        let retry = after(self.attempt_now(), Failure::Refused(error.code));
-        if matches!(
-            retry,
-            NextStep::Retry | NextStep::RetryOnCurrent | NextStep::RetryOnPrimary
-        ) {
-            self.refused = Some(error.code);
-        }
-        if error.code == SqlState::FEATURE_NOT_SUPPORTED && names_routine(body, REVALIDATES.as_bytes()) {
-            // "cached plan must not change result type": preparing again, as drivers do, must make a new statement of it. Where the client
-            // relies on nothing it was told, the proxy does so itself.
-            self.parties.statements.outdate(self.parties.registry);
-            if self.heals && !self.forwarded && fate == Fate::Forward {
-                self.refused = Some(error.code);
-            }
-        }
-        let name = self.expect.refused_name();
-        match (fate, self.parties.statements.in_clients_words(body, name.as_deref())) {
-            (Fate::Forward, Some(reworded)) => Fate::Replace(reworded),
-            (fate, _) => fate,
-        }
-    }
-
-    fn attempt_now(&self) -> Attempt {
-        let progress = if self.forwarded {
-            super::retry::Progress::ForwardedToClient
-        } else {
-            self.attempt.progress
-        };
-        Attempt {
-            progress,
-            ..self.attempt
-        }
-    }
-
-    /// An immediate stop announces itself by a warning, and then only by the end of the connection. The client's own connection doesn't end.
-    fn announces_loss(&mut self, body: &[u8]) -> bool {
-        let code = ErrorView::parse(body).map(|notice| notice.code);
-        let announces = matches!(code, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN));
-        if announces {
-            self.parting = Parting::Announced;
-            self.parties.cluster.hint(self.parties.conn.node, Hint::ShuttingDown);
-        }
-        announces
-    }
-
-    fn parameter(&mut self, body: &[u8]) -> Fate {
-        let Some((name, value)) = parameter_status(body) else {
-            return Fate::Forward;
-        };
-        self.parties.conn.note_parameter(name, value);
-        if name == "in_hot_standby" {
-            self.parties
-                .cluster
-                .hint(self.parties.conn.node, Hint::InHotStandby(value == "on"));
-            return Fate::Swallow;
-        }
-        if name == "default_transaction_read_only" && value == "on" && self.attempt.target == Target::Primary {
-            self.parties.cluster.hint(self.parties.conn.node, Hint::ReadOnlyRefusal);
-        }
-        let Some(start) = self.resets_to(name) else {
-            self.parties.told.note(name, value);
-            return Fate::Forward;
-        };
-        if !self.parties.told.note(name, &start) {
-            return Fate::Swallow;
-        }
-        let mut whole = Vec::new();
-        put_parameter_status(&mut whole, name, &start);
-        Fate::Replace(whole)
-    }
-
-    /// What a parameter that the server has just reported is for the session, where that has gone back to what it started with.
-    fn resets_to(&self, name: &str) -> Option<String> {
-        let setting = name.to_ascii_lowercase();
-        let reset = !self.resets.is_empty()
-            && !self.answer.failed
-            && resets::leaves_reset(effects(&self.resets).chain(effects(&self.later)), &setting);
-        self.parties.startup.value(&setting).filter(|_| reset)?;
-        let at_login = self.parties.told.at_login(self.parties.startup, name)?;
-        Some(at_login.to_owned())
-    }
-
-    /// A message at the front of the inbox runs something that the plan didn't know of.
-    fn note_later(&mut self, tag: u8) {
-        let bytes = self.parties.inbox.bytes();
-        let body = bytes.get(HEADER..).unwrap_or_default();
-        let class = match tag {
-            b'B' => frontend::bind(body).and_then(|bind| self.parties.statements.class(bind.statement).cloned()),
-            b'Q' => frontend::c_string(body).map(|(sql, _)| (self.classify)(sql)),
-            _ => None,
-        };
-        self.later.extend(class);
-    }
-
-    /// Passes on what the server waits for.
-    fn pass_on(&mut self) -> Result<(), BadFrame> {
-        self.leave_unit();
-        // A server that reads slowly holds back its client: no more than this is kept for it.
-        while self.takes_client() && self.out.len() - self.out_sent < CAP {
-            let bytes = self.parties.inbox.bytes();
-            if self.cut > 0 {
-                let here = self.cut.min(bytes.len());
-                if here == 0 {
-                    break;
-                }
-                if !self.drop_cut {
-                    self.out.extend_from_slice(&bytes[..here]);
-                }
-                self.cut -= here;
-                self.parties.inbox.consume(here);
-                continue;
-            }
-            let Some(header) = frontend_header(bytes)? else { break };
-            let here = header.total.min(bytes.len());
-            let in_parts = header.tag == b'd' || bytes.len() >= waits_for(header.tag);
-            self.answer.unknown |= in_parts && here < header.total && matches!(header.tag, b'Q' | b'P');
-            if here < header.total && !in_parts {
-                break;
-            }
-            self.drop_cut = self.failed_batch && !matches!(header.tag, b'S' | b'X');
-            match header.tag {
-                _ if self.drop_cut => {}
-                b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
-                b'c' | b'f' => {
-                    self.out.extend_from_slice(&bytes[..here]);
-                    if !self.expect.is_empty() {
-                        self.expect.push(Awaited::CopyEnd);
-                    }
-                    self.copy_in = false;
-                }
-                // During COPY the server passes these over, and so answers neither.
-                b'S' | b'H' if self.copy_in => {}
-                b'X' => return Err(BadFrame::UnknownTag(b'X')),
-                tag => {
-                    self.note_later(tag);
-                    self.translate(FrameAt {
-                        tag,
-                        start: 0,
-                        end: header.total,
-                    });
-                    if matches!(tag, b'S' | b'Q' | b'F') {
-                        self.owed += 1;
-                        self.open = false;
-                        self.failed_batch = false;
-                        self.extended = tag == b'S';
-                    }
-                }
-            }
-            self.cut = header.total - here;
-            self.parties.inbox.consume(here);
-        }
-        // An answer of the proxy's own may be due at once.
-        self.expect.answer_known(&mut self.client_out);
-        Ok(())
-    }
 }
 
 fn effects(classes: &[Arc<StatementClass>]) -> impl Iterator<Item = &Effect> {
     classes.iter().flat_map(|class| &class.effects)
-}
-
-/// Where a server finds that a statement's plan is out of date.
-const REVALIDATES: &str = "RevalidateCachedQuery";
-
-/// What a server says of a statement that is no longer what the client was told: the message, and its body.
-fn plan_changed() -> (Vec<u8>, Vec<u8>) {
-    let mut whole = Vec::new();
-    let words = "cached plan must not change result type";
-    ErrorFields::error(SqlState::FEATURE_NOT_SUPPORTED, words)
-        .with_routine(REVALIDATES)
-        .encode_error(&mut whole);
-    let body = whole[HEADER..].to_vec();
-    (whole, body)
-}
-
-/// Whether an error's body says that it was raised in this routine of the server's source.
-fn names_routine(body: &[u8], routine: &[u8]) -> bool {
-    let field = [b"\0R", routine, b"\0"].concat();
-    body.windows(field.len()).any(|window| window == field)
 }
 
 /// The server's bytes can't be followed.

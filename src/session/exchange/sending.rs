@@ -7,13 +7,16 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::super::expect::Checked;
+use super::super::expect::{Awaited, Checked};
 use super::super::outcome::Outcome;
+use super::super::request::{CAP, FrameAt, waits_for};
 use super::super::translate::put_outdated;
 use super::Exchange;
 use crate::pool::{ConnError, Settings};
 use crate::sql::StatementClass;
 use crate::wire::backend::put_parameter_status;
+use crate::wire::frame::{BadFrame, HEADER, frontend_header};
+use crate::wire::frontend;
 
 impl<C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'_, C> {
     /// Sends `prelude` in front of the unit, in one write, and takes its answer. `None` if all is well: [`Exchange::run`] does the rest.
@@ -110,5 +113,79 @@ impl<C: FnMut(&[u8]) -> Arc<StatementClass>> Exchange<'_, C> {
             self.expect.push_outdated_first();
         }
         self.clear_sent();
+    }
+
+    /// A message at the front of the inbox runs something that the plan didn't know of.
+    fn note_later(&mut self, tag: u8) {
+        let bytes = self.parties.inbox.bytes();
+        let body = bytes.get(HEADER..).unwrap_or_default();
+        let class = match tag {
+            b'B' => frontend::bind(body).and_then(|bind| self.parties.statements.class(bind.statement).cloned()),
+            b'Q' => frontend::c_string(body).map(|(sql, _)| (self.classify)(sql)),
+            _ => None,
+        };
+        self.later.extend(class);
+    }
+
+    /// Passes on what the server waits for.
+    pub(super) fn pass_on(&mut self) -> Result<(), BadFrame> {
+        self.leave_unit();
+        // A server that reads slowly holds back its client: no more than this is kept for it.
+        while self.takes_client() && self.out.len() - self.out_sent < CAP {
+            let bytes = self.parties.inbox.bytes();
+            if self.cut > 0 {
+                let here = self.cut.min(bytes.len());
+                if here == 0 {
+                    break;
+                }
+                if !self.drop_cut {
+                    self.out.extend_from_slice(&bytes[..here]);
+                }
+                self.cut -= here;
+                self.parties.inbox.consume(here);
+                continue;
+            }
+            let Some(header) = frontend_header(bytes)? else { break };
+            let here = header.total.min(bytes.len());
+            let in_parts = header.tag == b'd' || bytes.len() >= waits_for(header.tag);
+            self.answer.unknown |= in_parts && here < header.total && matches!(header.tag, b'Q' | b'P');
+            if here < header.total && !in_parts {
+                break;
+            }
+            self.drop_cut = self.failed_batch && !matches!(header.tag, b'S' | b'X');
+            match header.tag {
+                _ if self.drop_cut => {}
+                b'd' if self.copy_in || self.open => self.out.extend_from_slice(&bytes[..here]),
+                b'c' | b'f' => {
+                    self.out.extend_from_slice(&bytes[..here]);
+                    if !self.expect.is_empty() {
+                        self.expect.push(Awaited::CopyEnd);
+                    }
+                    self.copy_in = false;
+                }
+                // During COPY the server passes these over, and so answers neither.
+                b'S' | b'H' if self.copy_in => {}
+                b'X' => return Err(BadFrame::UnknownTag(b'X')),
+                tag => {
+                    self.note_later(tag);
+                    self.translate(FrameAt {
+                        tag,
+                        start: 0,
+                        end: header.total,
+                    });
+                    if matches!(tag, b'S' | b'Q' | b'F') {
+                        self.owed += 1;
+                        self.open = false;
+                        self.failed_batch = false;
+                        self.extended = tag == b'S';
+                    }
+                }
+            }
+            self.cut = header.total - here;
+            self.parties.inbox.consume(here);
+        }
+        // An answer of the proxy's own may be due at once.
+        self.expect.answer_known(&mut self.client_out);
+        Ok(())
     }
 }
