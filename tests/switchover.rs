@@ -4,6 +4,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgsluice::lab::{LabGuard, Quiet};
 use support::journal::{Journals, audit, nobody_noticed};
 use support::{Proxy, client, ended, eventually, last_words, sqlstate, until_replayed, watched};
@@ -120,6 +122,35 @@ async fn a_transaction_may_end_and_one_that_does_not_is_ended() {
             .expect("a setting"),
         "on"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_its_way_to_the_old_primary_is_carried_out_there() {
+    let lab = LabGuard::fresh(1).expect("a lab");
+    let proxy = Proxy::with(&lab, &format!("[pool]\nsize = 1\n{SECTIONS}"));
+    let client = proxy
+        .client_after(
+            "create table t (n int); create function adds() returns void language sql as 'insert into t values (1)'",
+        )
+        .await;
+    until_replayed(&lab);
+    let row = client
+        .query_one("/* pgsluice: primary */ select pg_backend_pid()", &[])
+        .await;
+    let process = Pid::from_raw(row.expect("a process").get(0));
+    // The statement has been sent, and nobody has read it.
+    kill(process, Signal::SIGSTOP).expect("the server process stops");
+    let write = tokio::spawn(async move { client.batch_execute("select adds()").await });
+    eventually("it was sent", || proxy.node("node1").connections.active == 1);
+    let port = proxy.port;
+    let switchover = tokio::spawn(async move { switch_over(port, "SWITCHOVER TO node2").await });
+    eventually("writes are held", || proxy.status().primary.is_none());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    kill(process, Signal::SIGCONT).expect("the server process goes on");
+    ended("the write", write).await.expect("a write like any other");
+    let row = ended("the switchover", switchover).await;
+    assert_eq!(row.expect("a switchover")[4], "0", "it was ended");
+    assert_eq!(lab.sql("node2", "select count(*) from t").expect("a count"), "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

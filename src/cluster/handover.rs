@@ -21,7 +21,7 @@ pub(super) const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// So long the other proxies have to hear of it.
-const FOR_THE_OTHERS: Duration = Duration::from_millis(50);
+const FOR_THE_OTHERS: Duration = Duration::from_millis(100);
 
 /// Other clients' transactions that are under way, or have ended and not said so yet. The monitors' own are none.
 const UNDER_WAY: &str = "FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' \

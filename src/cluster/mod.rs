@@ -40,6 +40,7 @@ mod promotion;
 mod switchover;
 mod targets;
 mod trigger_file;
+mod under_way;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,6 +78,8 @@ pub use state_file::StateFileError;
 pub use switchover::{Switched, SwitchoverError};
 use targets::Targets;
 use trigger_file::TriggerFile;
+pub use under_way::Sending;
+use under_way::UnderWay;
 
 /// The cluster as this proxy sees it: a handle, cheap to clone, for every thread.
 #[derive(Clone)]
@@ -116,6 +119,8 @@ pub(crate) struct Shared {
     wake: Box<[Notify]>,
     /// Whether clients send statements.
     activity: Activity,
+    /// What they have sent to the primary, and isn't answered.
+    under_way: UnderWay,
 }
 
 impl Cluster {
@@ -209,6 +214,12 @@ impl Cluster {
     /// The current table. Load it once per statement; a guard held for long delays nothing but its own table's end.
     pub fn table(&self) -> Guard<Arc<RoutingTable>> {
         self.0.shared.table.load()
+    }
+
+    /// `worker` is about to send a statement to the primary that may begin a transaction there; until what is answered is dropped, it is on
+    /// its way. The table has to be looked at behind this.
+    pub fn sending(&self, worker: usize) -> Sending<'_> {
+        self.0.shared.under_way.begin(worker)
     }
 
     /// Where the nodes are. Also those of an id in a table that was just published.
@@ -415,6 +426,7 @@ impl Shared {
             current_for,
             standbys_next: AtomicBool::new(false),
             activity: Activity::new(),
+            under_way: UnderWay::default(),
         }
     }
 

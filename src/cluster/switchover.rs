@@ -30,6 +30,9 @@ use crate::wire::sqlstate::SqlState;
 /// A standby that is further behind is not asked to lead: clients would wait for all of that.
 const MOST_BEHIND: u64 = 64 << 20;
 
+/// What a client's statement takes at most to reach a server and have it begin.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
+
 /// The writes have moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switched {
@@ -165,6 +168,13 @@ impl Promoter {
             Agent::Patroni(patroni) => self.switch_over_by_patroni(patroni, to).await,
             Agent::Others => Err(SwitchoverError::NotOurs),
         }
+    }
+
+    /// Holds writes. What clients of this proxy have sent before is with the server when this ends.
+    async fn pause(&self) -> Result<(), SwitchoverError> {
+        self.tell(Event::Pause).await?;
+        self.shared.under_way.are_over(ON_ITS_WAY).await;
+        Ok(())
     }
 
     async fn tell(&self, event: Event) -> Result<(), SwitchoverError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -137,14 +138,32 @@ impl Failover {
 
 /// A bank with its servers, its proxy and its clients.
 pub struct Bench {
+    // The lab stands last: it takes the logs with it.
+    _servers_words: ServersWords,
+    proxy: Proxy,
+    ways: Vec<Forwarder>,
     lab: LabGuard,
     replication: Replication,
-    ways: Vec<Forwarder>,
-    proxy: Proxy,
     dice: Dice,
     clients: Clients,
     left: Vec<LeftBehind>,
     rounds: usize,
+}
+
+/// What the servers logged last is shown when something has failed.
+struct ServersWords(Vec<PathBuf>);
+
+impl Drop for ServersWords {
+    fn drop(&mut self) {
+        for log in self.0.iter().filter(|_| std::thread::panicking()) {
+            let words = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<&str> = words.lines().collect();
+            eprintln!("--- {} ends with", log.display());
+            for line in &lines[lines.len().saturating_sub(40)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
 }
 
 impl Bench {
@@ -169,10 +188,11 @@ impl Bench {
         let clients = Clients::start(&proxy, seed).await;
         until_replayed(&lab);
         Bench {
+            _servers_words: ServersWords(lab.nodes().iter().map(|node| node.log()).collect()),
+            proxy,
+            ways,
             lab,
             replication,
-            ways,
-            proxy,
             dice: Dice::new(seed),
             clients,
             left: Vec::new(),
@@ -197,6 +217,7 @@ impl Bench {
         let began = Instant::now();
         let old = self.proxy.status().primary.expect("a primary");
         let since = self.sql(&old, "select clock_timestamp() - interval '1min'");
+        print!("round {}: {failover}, from {old}: ", self.rounds);
         let loses = Instant::now();
         self.lose(failover.loss, &old);
         let lost = Instant::now();
@@ -208,8 +229,7 @@ impl Bench {
             self.move_on(failover, &old, &since)
         };
         self.proxy.until_serving(3);
-        let (round, took) = (self.rounds, began.elapsed());
-        println!("round {round}: {failover}, from {old}: {story}over after {took:.1?}");
+        println!("{story}over after {:.1?}", began.elapsed());
         (loses, lost)
     }
 

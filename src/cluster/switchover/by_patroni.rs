@@ -47,7 +47,7 @@ impl Promoter {
         old.tell_the_others().await?;
 
         let began = Instant::now();
-        self.tell(Event::Pause).await?;
+        self.pause().await?;
         tracing::info!(from = %parties.old_name, to = %parties.new_name, "switchover: writes are held for Patroni");
         let moved = self.have_it_moved(patroni, &members, wanted, &parties, &mut old).await;
         if moved.is_err() {

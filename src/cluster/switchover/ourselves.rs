@@ -30,7 +30,7 @@ impl Promoter {
         old.tell_the_others().await?;
 
         let began = Instant::now();
-        self.tell(Event::Pause).await?;
+        self.pause().await?;
         tracing::info!(from = %parties.old_name, to = %parties.new_name, "switchover: writes are held");
         let moved = self.move_writes(&parties, &mut old, &mut new).await;
         match &moved {

@@ -26,9 +26,12 @@ use crate::pool::Settings;
 impl ClientSession {
     /// The session holds a connection: everything goes there.
     pub(super) async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
+        let worker = Rc::clone(&self.worker);
+        let sending = worker.shared.cluster.sending(worker.index);
         if !self.must_stand_back() {
             return self.run_held(plan, unit, arrived).await;
         }
+        drop(sending);
         if let Err(error) = Box::pin(self.stand_back()).await? {
             return self.report(error, plan, &unit.frames).await;
         }

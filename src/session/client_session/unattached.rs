@@ -134,6 +134,12 @@ impl ClientSession {
             if self.forget_strangers_sequences(&mut attached, plan).await.is_err() {
                 continue;
             }
+            // The last look at the table before it is sent.
+            let sending = (route.target == Target::Primary).then(|| worker.shared.cluster.sending(worker.index));
+            if sending.is_some() && !route.holds(&worker.shared.cluster.table()) {
+                self.give_back(attached);
+                continue;
+            }
             let shot = match take_aim(&mut aim, &mut attached).await {
                 Ok(shot) => shot,
                 Err(_) if !follows => None,
@@ -155,6 +161,7 @@ impl ClientSession {
             };
             let first = prelude.map(|request| (request, Arc::clone(&settings)));
             let outcome = self.exchange(&mut attached, plan, frames, attempt, first, shot).await;
+            drop(sending);
             settle_aim(&mut aim, &outcome);
             match outcome {
                 Outcome::Unsettled { code, message } => {
