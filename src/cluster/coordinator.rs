@@ -197,6 +197,7 @@ impl Coordinator {
         let now = Instant::now();
         match event {
             Event::Reading(watch, reading) if self.watches.is_on(watch) => {
+                self.shared.heard();
                 self.knowledge.take(watch.node, reading, now);
             }
             Event::Reading(..) => return,

@@ -109,8 +109,10 @@ pub(crate) struct Shared {
     /// When a read last asked for fresher readings without waiting for them, in milliseconds since `started`.
     nudged: AtomicU64,
     started: Instant,
-    /// When the last idle time ended, in milliseconds since `started`; 0 before.
+    /// When the last idle time ended, or the last in which the process was frozen, in milliseconds since `started`; 0 before.
     woke: AtomicU64,
+    /// When a node was last heard of, as `woke`.
+    last_heard: AtomicU64,
     /// A table whose primary was asked longer ago may tell of the past.
     current_for: Duration,
     /// As soon as the primary has answered, standbys are to be asked whether they have come so far.
@@ -267,21 +269,29 @@ impl Cluster {
     /// A client has sent a statement. Keeps the probing at its full rate; costs one relaxed load in the steady state.
     pub fn note_statement(&self) {
         if self.0.shared.activity.note() {
-            self.0.shared.woke.store(self.0.shared.millis(), Ordering::Relaxed);
+            self.0.shared.woke_up();
             self.0.shared.wake_all();
         }
     }
 
     /// Whether a table may tell of the past: while no client sent anything the nodes were asked seldom, and a process that was frozen has
-    /// asked nobody. A primary of then may be none any more, and yet take writes.
+    /// asked nobody. A primary of then may be none any more, and yet take writes, and say that it is one: all others must have been asked
+    /// too.
     pub fn is_out_of_date(&self, table: &RoutingTable, now: Instant) -> bool {
         let shared = &self.0.shared;
         let asked = table.primary_state().and_then(|row| row.last_asked);
-        asked.is_some_and(|asked| {
-            let woke = shared.woke.load(Ordering::Relaxed);
-            now.saturating_duration_since(asked) > shared.current_for
-                || (woke > 0 && asked < shared.started + Duration::from_millis(woke))
-        })
+        if asked.is_some_and(|asked| now.saturating_duration_since(asked) > shared.current_for) {
+            return true;
+        }
+        match shared.woke.load(Ordering::Acquire) {
+            0 => false,
+            woke => {
+                let woke = shared.started + Duration::from_millis(woke);
+                table
+                    .members()
+                    .any(|row| row.last_asked.is_some_and(|asked| asked < woke))
+            }
+        }
     }
 
     /// Asks every node now.
@@ -423,6 +433,7 @@ impl Shared {
             nudged: AtomicU64::new(0),
             started: Instant::now(),
             woke: AtomicU64::new(0),
+            last_heard: AtomicU64::new(0),
             current_for,
             standbys_next: AtomicBool::new(false),
             activity: Activity::new(),
@@ -432,6 +443,22 @@ impl Shared {
 
     fn millis(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What was read before now may be outdated.
+    fn woke_up(&self) {
+        self.woke.store(self.millis().max(1), Ordering::Release);
+    }
+
+    /// A node was heard of. Where nothing was for long, though no node is asked seldom, the process was frozen. To be called before a table
+    /// is published that tells of it.
+    fn heard(&self) {
+        let now = self.millis();
+        let before = self.last_heard.swap(now, Ordering::Relaxed);
+        let silence = Duration::from_millis(now.saturating_sub(before));
+        if silence > self.current_for && !self.activity.is_idle() {
+            self.woke_up();
+        }
     }
 
     fn hint(&self, node: NodeId, hint: Hint) {
@@ -469,5 +496,58 @@ impl Shared {
         for wake in &self.wake {
             wake.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::*;
+    use crate::config::NodeAddress;
+
+    const PAUSE: Duration = Duration::from_millis(30);
+
+    fn node(name: &str) -> NodeConfig {
+        NodeConfig {
+            name: name.into(),
+            address: NodeAddress {
+                host: "h".into(),
+                port: 1,
+            },
+            weight: 1,
+        }
+    }
+
+    /// Whether writes may go by a table of a primary and a standby that were asked then.
+    fn is_out_of_date(cluster: &Cluster, asked: [Instant; 2]) -> bool {
+        let mut table = RoutingTable::at_start(&[node("a"), node("b")], Instant::now());
+        table.primary = Some(table.nodes[0].id);
+        for (row, asked) in table.nodes.iter_mut().zip(asked) {
+            row.last_asked = Some(asked);
+        }
+        cluster.is_out_of_date(&table, Instant::now())
+    }
+
+    #[test]
+    fn who_was_frozen_asks_all_nodes_before_it_writes_to_one_that_says_it_leads() {
+        let empty = RoutingTable::at_start(&[], Instant::now());
+        let mut cluster = Cluster::frozen(empty);
+        let watched = Arc::get_mut(&mut cluster.0).expect("the only handle");
+        Arc::get_mut(&mut watched.shared).expect("the only one").current_for = PAUSE;
+        let shared = Arc::clone(&cluster.0.shared);
+        let before = Instant::now();
+        shared.heard();
+        shared.heard();
+        assert!(!is_out_of_date(&cluster, [Instant::now(), before]));
+        sleep(2 * PAUSE);
+        // Nobody has heard of any node yet: the primary's own reading is old.
+        assert!(is_out_of_date(&cluster, [before, before]));
+        // The primary answers first.
+        shared.heard();
+        sleep(Duration::from_millis(2));
+        assert!(is_out_of_date(&cluster, [Instant::now(), before]));
+        shared.heard();
+        assert!(!is_out_of_date(&cluster, [Instant::now(), Instant::now()]));
     }
 }
