@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use support::journal::{Journals, Reader, audit_at, nobody_noticed};
 use support::patroni::{Api, LOGIN, PatroniCluster};
-use support::{Proxy, ended, eventually, free_port, sqlstate, switch_over};
+use support::{PATIENCE, Proxy, ended, eventually, free_port, sqlstate, switch_over};
 
 /// Names and addresses of the nodes that the proxy has.
 fn nodes(proxy: &Proxy) -> Vec<(String, String)> {
@@ -89,6 +91,12 @@ async fn a_leader_that_is_lost_is_followed_by_the_one_that_patroni_chooses() {
     let proxy = Proxy::serve(cluster.dir(), &config, 2);
     let journals = Journals::start(&proxy, 4).await;
     journals.all_go_on();
+    // The table, at least, is to outlive its server.
+    let (standby, asked) = (cluster.member("pg2").client().await, Instant::now());
+    while standby.query("select from journal", &[]).await.is_err() {
+        assert!(asked.elapsed() < PATIENCE, "nothing is replicated");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     cluster.kill("pg1");
     journals.all_go_on();
     assert_eq!(proxy.status().primary.as_deref(), Some("pg2"));

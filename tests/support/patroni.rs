@@ -166,6 +166,8 @@ impl PatroniCluster {
             let runs = |member: &Value| state(member) && member["Role"] == role;
             members.any(|member| member["Member"] == name.as_str() && runs(member) && member["TL"].is_number())
         });
+        // Until then what the leader writes is nowhere else.
+        eventually("it streams", || leads || self.streams(&name));
         self.members.last().expect("one")
     }
 
@@ -236,6 +238,13 @@ tags: {{{tags}}}
     }
 
     /// What Patroni's command line says with a member's configuration.
+    /// Whether it receives what its leader writes.
+    fn streams(&self, name: &str) -> bool {
+        let sql = "select status from pg_stat_wal_receiver";
+        let query = ["query", "-m", name, "-d", "postgres", "-U", "postgres", "-c", sql];
+        self.patronictl(name, &query).contains("streaming")
+    }
+
     fn patronictl(&self, name: &str, arguments: &[&str]) -> String {
         let mut command = self.user.command("patronictl");
         command.arg("-c").arg(self.member(name).config_file()).args(arguments);
