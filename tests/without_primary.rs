@@ -244,21 +244,17 @@ async fn who_may_lead_next_has_connections_before_it_leads() {
         .batch_execute("create table t (pid int)")
         .await
         .expect("a table");
-    let write = async |clients: Vec<Client>| {
-        let writes = clients.into_iter().map(|client| {
-            tokio::spawn(async move {
-                let sql = "insert into t select pg_backend_pid() from pg_sleep(0.2)";
-                client.execute(sql, &[]).await.expect("a write");
-                client
-            })
-        });
-        let mut back = Vec::new();
-        for task in writes.collect::<Vec<_>>() {
-            back.push(ended("a write", task).await);
+    // In blocks that are open at once each has a connection of its own.
+    let write = async || {
+        for client in &clients {
+            let sql = "begin; insert into t select pg_backend_pid()";
+            client.batch_execute(sql).await.expect("a write");
         }
-        back
+        for client in &clients {
+            client.batch_execute("commit").await.expect("its end");
+        }
     };
-    let clients = write(clients).await;
+    write().await;
     let connections = |node: &str| proxy.node(node).connections.idle + proxy.node(node).connections.active;
     assert_eq!((connections("node1"), connections("node2")), (4, 0));
     until_replayed(&lab);
@@ -273,7 +269,7 @@ async fn who_may_lead_next_has_connections_before_it_leads() {
 
     lab.sql("node2", "select pg_promote()").expect("a promotion");
     lab.sql("node2", "truncate t").expect("it leads");
-    write(clients).await;
+    write().await;
     let wrote = lab.sql("node2", "select string_agg(pid::text, ',' order by pid) from t");
     assert_eq!(wrote.expect("processes"), before);
 }
