@@ -192,13 +192,11 @@ async fn what_changes_only_the_session_is_in_no_doubt_and_runs_again() {
     for _ in texts {
         clients.push(Wire::login(proxy.port, "postgres").await);
     }
-    for client in &mut clients {
-        client
-            .send(&query("/* pgsluice: primary */ select pg_sleep(0.1)"))
-            .await;
-    }
-    for client in &mut clients {
-        client.answer().await;
+    // In blocks that are open at once each has a connection of its own.
+    for sql in ["begin; select from pg_class", "commit"] {
+        for client in &mut clients {
+            client.run(sql).await;
+        }
     }
     until_replayed(&lab);
     // Each now finds a connection that is open already.

@@ -31,7 +31,7 @@ use crate::wire::sqlstate::SqlState;
 const MOST_BEHIND: u64 = 64 << 20;
 
 /// What a client's statement takes at most to reach a server and have it begin.
-const ON_ITS_WAY: Duration = Duration::from_millis(250);
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// The writes have moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
