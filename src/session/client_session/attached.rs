@@ -27,8 +27,9 @@ impl ClientSession {
     /// The session holds a connection: everything goes there.
     pub(super) async fn run_attached(&mut self, plan: &Plan, unit: &Unit, arrived: Instant) -> Result<(), End> {
         let worker = Rc::clone(&self.worker);
-        let sending = worker.shared.cluster.sending(worker.index);
-        if !self.must_stand_back() {
+        // Inside a block the server knows of its transaction already.
+        let sending = self.may_begin().then(|| worker.shared.cluster.sending(worker.index));
+        if sending.is_none() || !self.must_stand_back() {
             return self.run_held(plan, unit, arrived).await;
         }
         drop(sending);
@@ -191,17 +192,16 @@ impl ClientSession {
         }
     }
 
+    /// Whether what comes next may begin a transaction on the primary.
+    fn may_begin(&self) -> bool {
+        matches!(&self.phase, Phase::Attached(attached) if attached.block.is_none() && attached.route.target == Target::Primary)
+    }
+
     /// Whether what begins on the primary now has to wait: the writes are moving, or may have moved unnoticed.
     fn must_stand_back(&self) -> bool {
-        let Phase::Attached(attached) = &self.phase else {
-            return false;
-        };
         let cluster = &self.worker.shared.cluster;
         let table = cluster.table();
-        attached.block.is_none()
-            && attached.route.target == Target::Primary
-            && (table.why_no_primary == Some(NoPrimary::SwitchingOver)
-                || cluster.is_out_of_date(&table, Instant::now()))
+        table.why_no_primary == Some(NoPrimary::SwitchingOver) || cluster.is_out_of_date(&table, Instant::now())
     }
 
     /// Waits until it is clear who takes writes, with a connection that may be to the primary that was, and is lost then.
